@@ -1,0 +1,42 @@
+// Package bootproto is the wire of EBOOT, the protocol by which a stock Erlang
+// node (erl -loader inet) finds a boot server and reads its code from it.
+//
+// # Nouns
+//
+// Discovery is UDP, port 4368. A slave sends a query with the version of its
+// runtime system (ERTS) to every host it was given; a search is all the queries
+// of one look for a server, recognised by source address and port. A server that
+// would boot the slave replies with a priority byte and a TCP port. Pace is the
+// function that makes the order of several servers real to a client that ignores
+// priorities.
+//
+// The file protocol is TCP: frames of a 4-byte length and one external term
+// (package etf), a request and its reply at a time. A Host says who may connect
+// and gives a Session, which answers for the files. The package knows no disk and
+// no policy: an Answerer and a Host are all it asks.
+//
+// What an error means to a slave decides how it is told. A POSIX error is final:
+// the slave believes that there is no such file. Everything else closes the
+// connection, and the slave looks for another server and asks again.
+//
+// # Goroutines
+//
+// Discovery.Serve runs three for each socket: one receives and answers, one sends
+// what was delayed, one waits for the end. FileServer.Serve runs one that accepts,
+// one that waits for the end, and one for each connection, which reads a request,
+// asks the Session and writes the reply. Recheck and a drain reach a connection
+// from outside by its deadline or by closing it. Serve returns when all of its
+// goroutines have ended.
+//
+// # Costs
+//
+// A request for a missing file or for content in memory costs one read, one
+// write and no allocation; the reading goroutine parks on the runtime's poller
+// between them. An idle connection holds a goroutine and 1 KiB of buffer. Large
+// content is sent by sendfile(2).
+//
+// # Caveats
+//
+// IPv4 only, as the client is. Linux only: it relies on IP_PKTINFO. There is no
+// encryption and no proof of who asks: addresses are all there is.
+package bootproto

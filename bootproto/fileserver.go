@@ -1,0 +1,315 @@
+package bootproto
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"time"
+
+	"github.com/hashicorp/go-hclog"
+)
+
+// Limits and timeouts where FileServerOptions has zero.
+const (
+	DefaultConnectionsPerAddress = 1024
+	DefaultConnections           = 8192
+	DefaultFirstByteTimeout      = 10 * time.Second
+	DefaultFrameTimeout          = 10 * time.Second
+	DefaultIdleTimeout           = 90 * time.Second
+	DefaultProgressTimeout       = 60 * time.Second
+	DefaultQuiet                 = time.Second
+	DefaultDrain                 = 20 * time.Second
+)
+
+// FileServerOptions is what a FileServer is made of. Zero limits and timeouts
+// are the defaults above.
+type FileServerOptions struct {
+	Host   Host
+	Logger hclog.Logger // nil: nothing is logged
+
+	// How many connections may be open, from one address and in all. Many slaves
+	// may share one address. A connection beyond them is closed at once.
+	ConnectionsPerAddress, Connections int
+
+	FirstByteTimeout time.Duration // from connecting to the first byte
+	FrameTimeout     time.Duration // from the first byte of a request to its last
+	// IdleTimeout is between two requests. It must be longer than the 60 s after
+	// which a stock slave closes an idle connection (erl_prim_loader,
+	// INET_IDLE_TIMEOUT). It is kept to within an eighth: up to that much earlier.
+	IdleTimeout time.Duration
+	// ProgressTimeout ends a connection whose slave takes less than 1 KiB a second
+	// of a reply during this time.
+	ProgressTimeout time.Duration
+	Quiet           time.Duration // how long a connection must be silent to be closed while draining
+	Drain           time.Duration // how long draining takes at most
+}
+
+// FileServerStats counts since New; Connections is how many are open now.
+type FileServerStats struct {
+	Connections uint64
+	Accepted    uint64 // connections accepted
+	Rejected    uint64 // of them closed because of a limit
+	Denied      uint64 // of them closed because the Host or a Recheck said so
+	Requests    uint64 // frames received
+	Errors      uint64 // requests answered with {error,_}
+	Malformed   uint64 // frames that are too long or no term
+	Timeouts    uint64 // connections ended by a timeout
+	BytesSent   uint64
+}
+
+// FileServer answers the requests of slaves for files. It may serve several
+// listeners at once, one for each ERTS version.
+type FileServer struct {
+	options  FileServerOptions // no zeros
+	replies  *errorReplies
+	refusals *refusals
+	pieces   sync.Pool
+	count    fileCounters
+
+	mu        sync.Mutex // guards what follows
+	open      int
+	addresses map[netip.Addr]int       // open connections by address
+	sessions  map[*connection]struct{} // open connections that the Host accepted
+}
+
+// fileCounters are those of FileServerStats.
+type fileCounters struct {
+	accepted, rejected, denied                       atomic.Uint64
+	requests, errors, malformed, timeouts, bytesSent atomic.Uint64
+}
+
+// group is the connections of one call of Serve.
+type group struct {
+	erts     string
+	draining atomic.Bool // a quiet connection is to end
+	over     atomic.Bool // every connection is to end
+	running  sync.WaitGroup
+}
+
+// NewFileServer makes a FileServer. It starts nothing.
+func NewFileServer(options FileServerOptions) *FileServer {
+	if options.Logger == nil {
+		options.Logger = hclog.NewNullLogger()
+	}
+	options.ConnectionsPerAddress = positive(options.ConnectionsPerAddress, DefaultConnectionsPerAddress)
+	options.Connections = positive(options.Connections, DefaultConnections)
+	options.FirstByteTimeout = positive(options.FirstByteTimeout, DefaultFirstByteTimeout)
+	options.FrameTimeout = positive(options.FrameTimeout, DefaultFrameTimeout)
+	options.IdleTimeout = positive(options.IdleTimeout, DefaultIdleTimeout)
+	options.ProgressTimeout = positive(options.ProgressTimeout, DefaultProgressTimeout)
+	options.Quiet = positive(options.Quiet, DefaultQuiet)
+	options.Drain = positive(options.Drain, DefaultDrain)
+	return &FileServer{
+		options:   options,
+		replies:   newErrorReplies(),
+		refusals:  &refusals{logger: options.Logger},
+		pieces:    sync.Pool{New: func() any { return new(piece) }},
+		addresses: make(map[netip.Addr]int),
+		sessions:  make(map[*connection]struct{}),
+	}
+}
+
+// Stats returns the counters.
+func (s *FileServer) Stats() FileServerStats {
+	s.mu.Lock()
+	open := s.open
+	s.mu.Unlock()
+	return FileServerStats{
+		Connections: uint64(open),
+		Accepted:    s.count.accepted.Load(),
+		Rejected:    s.count.rejected.Load(),
+		Denied:      s.count.denied.Load(),
+		Requests:    s.count.requests.Load(),
+		Errors:      s.count.errors.Load(),
+		Malformed:   s.count.malformed.Load(),
+		Timeouts:    s.count.timeouts.Load(),
+		BytesSent:   s.count.bytesSent.Load(),
+	}
+}
+
+// Full reports whether a further connection from addr would be refused by a
+// limit. Discovery must then be silent: a slave that is refused does not come
+// back to the same answer.
+func (s *FileServer) Full(addr netip.Addr) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.full(addr.Unmap())
+}
+
+func (s *FileServer) full(addr netip.Addr) bool {
+	return s.open >= s.options.Connections || s.addresses[addr] >= s.options.ConnectionsPerAddress
+}
+
+// Serve accepts slaves of one ERTS version on a listener, and closes it. When
+// ctx ends it accepts no more, closes each connection after it was quiet for a
+// while, all of them when the time to drain is over, and returns nil when the
+// last has ended. When the listener fails it drains in the same way and returns
+// the error. Running out of descriptors or memory is not a failure: accepting
+// goes on after a pause.
+func (s *FileServer) Serve(ctx context.Context, ln net.Listener, erts string) error {
+	g := &group{erts: erts}
+	accepting, stop := context.WithCancel(ctx)
+	var closing sync.WaitGroup
+	closing.Go(func() {
+		<-accepting.Done()
+		_ = ln.Close()
+	})
+	err := s.accept(accepting, ln, g)
+	stop()
+	closing.Wait()
+	s.drain(g)
+	s.refusals.close()
+	return err
+}
+
+func (s *FileServer) accept(ctx context.Context, ln net.Listener, g *group) error {
+	var pause backoff
+	for {
+		conn, err := ln.Accept()
+		if err != nil {
+			if ctx.Err() != nil {
+				return nil
+			}
+			if errors.Is(err, net.ErrClosed) || errors.Is(err, syscall.EBADF) || errors.Is(err, syscall.EINVAL) {
+				return fmt.Errorf("accept slaves: %w", err)
+			}
+			s.options.Logger.Error("accept slaves", "error", err, "open", s.Stats().Connections)
+			pause.wait(ctx)
+			continue
+		}
+		pause.reset()
+		s.count.accepted.Add(1)
+		slave := remote(conn)
+		if !s.enter(slave.Addr()) {
+			s.count.rejected.Add(1)
+			_ = conn.Close()
+			s.refusals.log(time.Now(), slave.Addr(), "too many connections", "slave refused", g.erts)
+			continue
+		}
+		c := &connection{server: s, group: g, conn: conn, slave: slave}
+		g.running.Go(func() { s.serve(c) })
+	}
+}
+
+func remote(conn net.Conn) netip.AddrPort {
+	tcp, ok := conn.RemoteAddr().(*net.TCPAddr)
+	if !ok {
+		return netip.AddrPort{}
+	}
+	addr := tcp.AddrPort()
+	return netip.AddrPortFrom(addr.Addr().Unmap(), addr.Port())
+}
+
+// serve is the goroutine of one connection.
+func (s *FileServer) serve(c *connection) {
+	defer s.leave(c.slave.Addr())
+	session, err := s.options.Host.Connect(c.slave, c.group.erts)
+	if err != nil {
+		s.deny(c, err)
+		_ = c.conn.Close()
+		return
+	}
+	c.session = session
+	s.mu.Lock()
+	s.sessions[c] = struct{}{}
+	s.mu.Unlock()
+	defer func() {
+		s.mu.Lock()
+		delete(s.sessions, c)
+		s.mu.Unlock()
+	}()
+	// A Recheck or the end of a drain between Connect and now has not seen this
+	// connection.
+	if err := c.recheck(); err != nil {
+		s.deny(c, err)
+		c.cut(err)
+	}
+	if c.group.over.Load() {
+		c.cut(errDraining)
+	}
+	c.run(session)
+}
+
+func (s *FileServer) deny(c *connection, reason error) {
+	s.count.denied.Add(1)
+	s.refusals.log(time.Now(), c.slave.Addr(), reason.Error(), "slave refused", c.group.erts)
+}
+
+// enter counts a connection in, unless a limit is reached.
+func (s *FileServer) enter(addr netip.Addr) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.full(addr) {
+		return false
+	}
+	s.open++
+	s.addresses[addr]++
+	return true
+}
+
+func (s *FileServer) leave(addr netip.Addr) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.open--
+	if s.addresses[addr]--; s.addresses[addr] == 0 {
+		delete(s.addresses, addr)
+	}
+}
+
+// Recheck asks every open session whether its slave is still allowed, and closes
+// the connections of those that are not. It does not wait for them to end.
+func (s *FileServer) Recheck() {
+	for _, c := range s.connections(nil) {
+		if err := c.recheck(); err != nil {
+			s.deny(c, err)
+			c.cut(err)
+		}
+	}
+}
+
+// connections returns the open connections of a group, or all.
+func (s *FileServer) connections(g *group) []*connection {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	list := make([]*connection, 0, len(s.sessions))
+	for c := range s.sessions {
+		if g == nil || c.group == g {
+			list = append(list, c)
+		}
+	}
+	return list
+}
+
+// drain waits until the connections of a group have ended. A connection that is
+// cut in the middle of a preload costs a stock slave 60 s a module
+// (erl_prim_loader:gm_get_mods/7 forgets the new socket), so each is left alone
+// until it is quiet.
+func (s *FileServer) drain(g *group) {
+	g.draining.Store(true)
+	for _, c := range s.connections(g) {
+		// A connection that sets a deadline of its own looks at draining afterwards.
+		_ = c.conn.SetReadDeadline(time.Now().Add(s.options.Quiet))
+	}
+	ended := make(chan struct{})
+	go func() {
+		g.running.Wait()
+		close(ended)
+	}()
+	limit := time.NewTimer(s.options.Drain)
+	defer limit.Stop()
+	select {
+	case <-ended:
+		return
+	case <-limit.C:
+	}
+	g.over.Store(true)
+	for _, c := range s.connections(g) {
+		c.cut(errDraining)
+	}
+	<-ended
+}

@@ -1,0 +1,49 @@
+package bootproto
+
+import (
+	"encoding/binary"
+	"net/netip"
+)
+
+// The two messages of discovery (kernel, inet_boot.hrl).
+const (
+	queryPrefix = "EBOOTQ"
+	replyPrefix = "EBOOTR"
+
+	maxVersion = 32 // characters of an ERTS version
+	maxQuery   = len(queryPrefix) + maxVersion
+	maxReply   = len(replyPrefix) + 1 + 2 + maxVersion
+)
+
+// parseQuery returns the ERTS version of a request: "EBOOTQ13.1.5". ok is false
+// for anything else. The result points into the datagram.
+func parseQuery(datagram []byte) (version []byte, ok bool) {
+	if len(datagram) <= len(queryPrefix) || len(datagram) > maxQuery || string(datagram[:len(queryPrefix)]) != queryPrefix {
+		return nil, false
+	}
+	version = datagram[len(queryPrefix):]
+	for _, c := range version {
+		switch {
+		case '0' <= c && c <= '9', 'a' <= c && c <= 'z', 'A' <= c && c <= 'Z':
+		case c == '.', c == '-', c == '_', c == '+', c == '~':
+		default:
+			return nil, false
+		}
+	}
+	return version, true
+}
+
+// appendReply writes the reply: prefix, priority, TCP port, version. It is three
+// bytes longer than the request.
+func appendReply(dst []byte, priority byte, port uint16, version string) []byte {
+	dst = append(append(dst, replyPrefix...), priority)
+	return append(binary.BigEndian.AppendUint16(dst, port), version...)
+}
+
+// answerable says whether a reply may be sent to the source of a request. A
+// source that stands for many hosts would turn one datagram into many, and port
+// 0 is nobody.
+func answerable(source netip.AddrPort) bool {
+	a := source.Addr()
+	return source.Port() != 0 && a.Is4() && !a.IsUnspecified() && !a.IsMulticast() && a != netip.AddrFrom4([4]byte{255, 255, 255, 255})
+}
