@@ -1,0 +1,400 @@
+package filestore
+
+import (
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"io"
+	"iter"
+	"maps"
+	"os"
+	"slices"
+	"sync"
+
+	"golang.org/x/sys/unix"
+
+	"eboot"
+	"eboot/internal/fsutil"
+)
+
+// syncEach is the number of files up to which Commit syncs each by itself.
+// Beyond it one syncfs(2) is cheaper: it writes everything in one pass with one
+// journal commit, though it also waits for what others wrote to the file system.
+const syncEach = 32
+
+// Ingest is a publish in progress. What it names is safe from Collect until
+// Close. Several goroutines may call Put at once.
+type Ingest struct {
+	store     *Store
+	protected map[eboot.Digest]struct{} // guarded by store.protection.mu
+
+	committing sync.Mutex // held by Commit; Close waits for it
+
+	mu      sync.Mutex
+	pending map[eboot.Digest]pending // written and verified, not committed
+	fs      *os.File                 // for syncfs: it reports errors since this was opened
+	closed  bool
+}
+
+type pending struct {
+	path string // in tmp/
+	size int64
+}
+
+// Ingest begins a publish. The caller must Close it.
+func (s *Store) Ingest() *Ingest {
+	i := &Ingest{store: s, protected: make(map[eboot.Digest]struct{}), pending: make(map[eboot.Digest]pending)}
+	s.protection.open(i)
+	return i
+}
+
+// Protect keeps digests, whether the store has them or not, safe from Collect
+// until Close. What Has answers about them afterwards stays true, damage aside.
+func (i *Ingest) Protect(digests iter.Seq[eboot.Digest]) {
+	for batch := range chunks(digests, 1024) { // digests runs without our lock
+		i.store.protection.add(i, batch...)
+	}
+}
+
+func chunks(digests iter.Seq[eboot.Digest], n int) iter.Seq[[]eboot.Digest] {
+	return func(yield func([]eboot.Digest) bool) {
+		batch := make([]eboot.Digest, 0, n)
+		for d := range digests {
+			if batch = append(batch, d); len(batch) == n {
+				if !yield(batch) {
+					return
+				}
+				batch = batch[:0]
+			}
+		}
+		if len(batch) > 0 {
+			yield(batch)
+		}
+	}
+}
+
+// Put writes a blob of size bytes from r to a temporary file and verifies it on
+// the way; Commit makes it visible. It protects d, too. When the store or this
+// Ingest has the blob already, size bytes of r are read and dropped. Put reads
+// one byte past size to see that r ends there. Errors: eboot.ErrInvalid when the
+// content has another size or digest; eboot.ErrUnavailable when the disk is full
+// or would be beyond Options.MinFree; that of ctx; that of r; os.ErrClosed after
+// Close. Nothing is left behind by a Put that failed.
+func (i *Ingest) Put(ctx context.Context, d eboot.Digest, size int64, r io.Reader) error {
+	if err := ctx.Err(); err != nil {
+		return fmt.Errorf("put blob %s: %w", d, err)
+	}
+	s := i.store
+	s.protection.add(i, d)
+	if i.has(d) || s.present(d) {
+		if _, err := io.Copy(io.Discard, io.LimitReader(r, size)); err != nil {
+			return fmt.Errorf("put blob %s: %w", d, err)
+		}
+		return nil
+	}
+	if err := i.reserve(size); err != nil {
+		return fmt.Errorf("put blob %s: %w", d, err)
+	}
+	path := s.tmpPath()
+	if err := s.write(ctx, path, d, size, r); err != nil {
+		return fmt.Errorf("put blob %s: %w", d, errors.Join(err, removeIfThere(path)))
+	}
+	return i.add(d, pending{path: path, size: size})
+}
+
+func (i *Ingest) has(d eboot.Digest) bool {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	_, ok := i.pending[d]
+	return ok
+}
+
+// present reports whether the store has d, and looks at the disk as well: a
+// publish is the moment when a blob that vanished can be healed.
+func (s *Store) present(d eboot.Digest) bool {
+	size, ok := s.size(d)
+	if !ok {
+		return false
+	}
+	info, err := os.Lstat(s.path(d))
+	switch {
+	case errors.Is(err, os.ErrNotExist):
+		_ = s.gone(d)
+		return false
+	case err == nil && info.Size() != size:
+		_ = s.setAside(d, info, fmt.Sprintf("%d bytes on disk instead of %d", info.Size(), size))
+		return false
+	}
+	return true
+}
+
+// reserve opens the file that syncfs needs before anything is written, and
+// refuses what would leave too little space (rule R12).
+func (i *Ingest) reserve(size int64) error {
+	s := i.store
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	if i.closed {
+		return fmt.Errorf("ingest: %w", os.ErrClosed)
+	}
+	if i.fs == nil {
+		f, err := os.Open(s.tmpDir())
+		if err != nil {
+			return err
+		}
+		i.fs = f
+	}
+	if s.opts.MinFree < 0 {
+		return nil
+	}
+	free, err := s.free()
+	if err != nil {
+		return err
+	}
+	if free-size < s.opts.MinFree {
+		return fmt.Errorf("%d MiB free on disk, %d MiB must stay free: %w: %w", free>>20, s.opts.MinFree>>20, eboot.ErrUnavailable, unix.ENOSPC)
+	}
+	return nil
+}
+
+// add takes over the temporary file of a Put.
+func (i *Ingest) add(d eboot.Digest, p pending) error {
+	i.mu.Lock()
+	_, twice := i.pending[d] // put by another goroutine at the same time
+	if !twice && !i.closed {
+		i.pending[d] = p
+		i.mu.Unlock()
+		return nil
+	}
+	closed := i.closed
+	i.mu.Unlock()
+	err := os.Remove(p.path)
+	if closed {
+		err = errors.Join(fmt.Errorf("put blob %s: ingest: %w", d, os.ErrClosed), err)
+	}
+	return err
+}
+
+// write writes exactly size bytes of r, whose digest must be d, to a new file.
+func (s *Store) write(ctx context.Context, path string, d eboot.Digest, size int64, r io.Reader) (err error) {
+	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
+	if err != nil {
+		return diskFull(err)
+	}
+	defer func() {
+		if closeErr := f.Close(); err == nil && closeErr != nil {
+			err = diskFull(closeErr)
+		}
+	}()
+	buf := s.buffer()
+	defer buffers.Put(buf)
+	h := sha256.New()
+	for left := size; ; {
+		// One byte more than is due shows content that is too long.
+		n, readErr := fill(r, (*buf)[:min(left+1, chunk)])
+		if int64(n) > left {
+			return fmt.Errorf("content is longer than %d bytes: %w", size, eboot.ErrInvalid)
+		}
+		if n > 0 {
+			h.Write((*buf)[:n])
+			if _, err := f.Write((*buf)[:n]); err != nil {
+				return diskFull(err)
+			}
+		}
+		left -= int64(n)
+		switch {
+		case readErr == io.EOF && left > 0:
+			return fmt.Errorf("content ends after %d of %d bytes: %w", size-left, size, eboot.ErrInvalid)
+		case readErr == io.EOF && !bytes.Equal(h.Sum(nil), d[:]):
+			return fmt.Errorf("content has another digest: %w", eboot.ErrInvalid)
+		case readErr == io.EOF:
+			return nil
+		case readErr != nil:
+			return readErr
+		}
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+	}
+}
+
+// fill reads until buf is full or r fails. Unlike io.ReadFull it leaves the
+// error as it is: an io.ErrUnexpectedEOF of r is a cut connection, not a short blob.
+func fill(r io.Reader, buf []byte) (n int, err error) {
+	for idle := 0; n < len(buf) && err == nil; idle++ {
+		var m int
+		if m, err = r.Read(buf[n:]); m > 0 {
+			n, idle = n+m, 0
+		} else if err == nil && idle > 100 {
+			return n, io.ErrNoProgress
+		}
+	}
+	return n, err
+}
+
+func diskFull(err error) error {
+	if errors.Is(err, unix.ENOSPC) || errors.Is(err, unix.EDQUOT) {
+		return fmt.Errorf("disk full: %w: %w", eboot.ErrUnavailable, err)
+	}
+	return err
+}
+
+func removeIfThere(path string) error {
+	if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return err
+	}
+	return nil
+}
+
+// Commit makes what was Put since the last Commit durable and visible: all files
+// are synced, then all renamed, then each directory is synced once. After nil,
+// Has is true for all of it and it survives a power cut. After an error none of
+// it is visible and it must be Put again: an fsync that failed cannot be repeated,
+// the kernel has dropped the pages.
+func (i *Ingest) Commit() error {
+	i.committing.Lock()
+	defer i.committing.Unlock()
+	i.mu.Lock()
+	batch := i.pending
+	i.pending = make(map[eboot.Digest]pending)
+	fs, closed := i.fs, i.closed
+	i.mu.Unlock()
+	if closed {
+		return fmt.Errorf("commit: ingest: %w", os.ErrClosed)
+	}
+	if len(batch) == 0 {
+		return nil
+	}
+	if err := i.store.commit(fs, batch); err != nil {
+		for _, p := range batch {
+			err = errors.Join(err, removeIfThere(p.path))
+		}
+		return fmt.Errorf("commit %d blobs: %w", len(batch), err)
+	}
+	return nil
+}
+
+func (s *Store) commit(fs *os.File, batch map[eboot.Digest]pending) error {
+	// One at a time, so that no other Commit puts a blob where this one may yet
+	// have to take its own away again.
+	s.committing.Lock()
+	defer s.committing.Unlock()
+	if err := syncFiles(fs, batch); err != nil {
+		return err
+	}
+	renamed, err := s.rename(batch)
+	if err == nil {
+		err = s.syncShards(fs, renamed)
+	}
+	if err != nil {
+		s.files.Lock()
+		for _, d := range renamed {
+			err = errors.Join(err, removeIfThere(s.path(d)))
+		}
+		s.files.Unlock()
+		return err
+	}
+	stamps := make(map[eboot.Digest]stamp)
+	for _, d := range renamed {
+		if batch[d].size > s.opts.CacheFileMax {
+			if info, err := os.Lstat(s.path(d)); err == nil {
+				stamps[d] = stampOf(info)
+			}
+		}
+	}
+	s.mu.Lock()
+	for _, d := range renamed {
+		s.sizes[d] = batch[d].size
+		s.bytes += batch[d].size
+		delete(s.damaged, d)
+	}
+	maps.Copy(s.verified, stamps)
+	s.mu.Unlock()
+	return nil
+}
+
+func syncFiles(fs *os.File, batch map[eboot.Digest]pending) error {
+	if len(batch) > syncEach {
+		return syncfs(fs)
+	}
+	for _, p := range batch {
+		f, err := os.OpenFile(p.path, os.O_WRONLY, 0)
+		if err != nil {
+			return err
+		}
+		if err := errors.Join(f.Sync(), f.Close()); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// syncfs reports write errors since fs was opened (Linux 5.8).
+func syncfs(fs *os.File) error {
+	if err := unix.Syncfs(int(fs.Fd())); err != nil {
+		return fmt.Errorf("syncfs: %w", err)
+	}
+	return nil
+}
+
+// rename moves the files of batch into place and returns the digests moved. A
+// blob that came meanwhile by another Ingest is left as it is.
+func (s *Store) rename(batch map[eboot.Digest]pending) (renamed []eboot.Digest, err error) {
+	order := slices.SortedFunc(maps.Keys(batch), func(a, b eboot.Digest) int { return bytes.Compare(a[:], b[:]) })
+	s.files.Lock()
+	defer s.files.Unlock()
+	for _, d := range order {
+		if s.Has(d) {
+			if err := removeIfThere(batch[d].path); err != nil {
+				return renamed, err
+			}
+			continue
+		}
+		if err := os.Rename(batch[d].path, s.path(d)); err != nil {
+			return renamed, diskFull(err)
+		}
+		renamed = append(renamed, d)
+	}
+	return renamed, nil
+}
+
+// syncShards makes the names of the blobs, which are sorted, survive a power cut.
+func (s *Store) syncShards(fs *os.File, sorted []eboot.Digest) error {
+	var shards []byte
+	for _, d := range sorted {
+		if n := len(shards); n == 0 || shards[n-1] != d[0] {
+			shards = append(shards, d[0])
+		}
+	}
+	if len(shards) > syncEach {
+		return syncfs(fs)
+	}
+	for _, b := range shards {
+		if err := fsutil.SyncDir(s.shardDir(b)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// Close drops what was not committed and lifts the protection. It waits for a
+// Commit in progress. A second Close does nothing.
+func (i *Ingest) Close() error {
+	i.committing.Lock()
+	defer i.committing.Unlock()
+	i.store.protection.close(i)
+	i.mu.Lock()
+	batch, fs := i.pending, i.fs
+	i.pending, i.fs, i.closed = nil, nil, true
+	i.mu.Unlock()
+	var err error
+	for _, p := range batch {
+		err = errors.Join(err, removeIfThere(p.path))
+	}
+	if fs != nil {
+		err = errors.Join(err, fs.Close())
+	}
+	return err
+}
