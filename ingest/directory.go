@@ -1,0 +1,225 @@
+package ingest
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path"
+	"path/filepath"
+	"runtime"
+	"sync/atomic"
+	"syscall"
+
+	"golang.org/x/sync/errgroup"
+
+	"eboot"
+)
+
+// directory is the origin of what stands in a directory.
+type directory struct {
+	root   *os.Root
+	tree   *tree
+	paths  []string
+	limits Limits
+	// variable tars, which are no longer in the tree when they are merged
+	varTars map[string]*node
+}
+
+var _ origin = (*directory)(nil)
+
+func openDirectory(ctx context.Context, name string, opts Options, rep *report) (_ *Source, err error) {
+	root, err := os.OpenRoot(name)
+	if err != nil {
+		return nil, err
+	}
+	defer func() {
+		if err != nil {
+			_ = root.Close() // read only: nothing is lost
+		}
+	}()
+	if err := checkLooksLikeTree(root, opts.Boot); err != nil {
+		return nil, err
+	}
+	d := &directory{root: root, tree: newTree(&budget{limits: opts.Limits}), limits: opts.Limits, varTars: map[string]*node{}}
+	w, err := newWalker(ctx, root, d.tree, opts, rep)
+	if err != nil {
+		return nil, err
+	}
+	if err := w.walk("", domain{}, nil); err != nil {
+		return nil, err
+	}
+	if !opts.Dereference { // before the long work, not after it
+		if err := d.tree.refuseLeavingLinks(false); err != nil {
+			return nil, err
+		}
+	}
+	d.paths = d.tree.sorted()
+	if err := d.hash(ctx, opts); err != nil {
+		return nil, err
+	}
+	return newSource(d.tree, d, false, opts, rep)
+}
+
+// hash reads every file once, several at a time: a disk with a cold cache is
+// kept busy, and so are the processors.
+func (d *directory) hash(ctx context.Context, opts Options) error {
+	kept := &keeper{}
+	bytesRead := newProgress(opts.Progress, d.tree.budget.bytes)
+	var next atomic.Int64
+	group, groupCtx := errgroup.WithContext(ctx)
+	for range min(max(runtime.GOMAXPROCS(0), 4), 16) {
+		group.Go(func() error {
+			h := newHasher(kept, opts.Boot)
+			for {
+				i := int(next.Add(1)) - 1
+				if i >= len(d.paths) {
+					return nil
+				}
+				n := d.tree.nodes[d.paths[i]]
+				if n.kind != eboot.KindFile {
+					continue
+				}
+				if err := d.hashFile(groupCtx, h, d.paths[i], n, bytesRead); err != nil {
+					return err
+				}
+			}
+		})
+	}
+	if err := group.Wait(); err != nil {
+		return err
+	}
+	return d.readVariableTars(ctx, kept)
+}
+
+func (d *directory) hashFile(ctx context.Context, h *hasher, p string, n *node, bytesRead *progress) error {
+	f, err := d.open(p, n)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	return h.read(ctx, f, p, n, bytesRead)
+}
+
+// readVariableTars reads the few files that may be one a second time, as
+// archives: one after the other, since they share one budget.
+func (d *directory) readVariableTars(ctx context.Context, kept *keeper) error {
+	shared := &budget{limits: d.limits}
+	for _, p := range d.paths {
+		n := d.tree.nodes[p]
+		if n.kind != eboot.KindFile || path.Dir(p) != "." || !varTarName.MatchString(p) {
+			continue
+		}
+		f, err := d.open(p, n)
+		if err != nil {
+			return err
+		}
+		before := n.digest
+		err = readVariableTar(ctx, p, n, f, newHasher(kept, ""), shared)
+		if err := errors.Join(err, f.Close()); err != nil {
+			return err
+		}
+		if n.digest != before {
+			return changed(p)
+		}
+		d.varTars[p] = n
+	}
+	return nil
+}
+
+// open opens the file n at p for reading. It never waits, as opening a named
+// pipe would that stands there since the walk.
+func (d *directory) open(p string, n *node) (*os.File, error) {
+	const flags = os.O_RDONLY | syscall.O_NONBLOCK
+	var f *os.File
+	var err error
+	if n.outside != "" {
+		f, err = os.OpenFile(n.outside, flags, 0)
+	} else {
+		f, err = d.root.OpenFile(filepath.FromSlash(p), flags, 0)
+	}
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, changed(p)
+	}
+	if err != nil {
+		return nil, err // it names the file
+	}
+	info, err := f.Stat()
+	if err == nil && (!info.Mode().IsRegular() || info.Size() != n.size) {
+		err = changed(p)
+	}
+	if err != nil {
+		return nil, errors.Join(err, f.Close())
+	}
+	return f, nil
+}
+
+// deliver is the second pass.
+func (d *directory) deliver(ctx context.Context, out *delivery) error {
+	for _, p := range d.paths {
+		n := d.tree.nodes[p]
+		if out.done() {
+			return nil
+		}
+		if n == nil || n.kind != eboot.KindFile || !out.wanted[n.digest] {
+			continue
+		}
+		if err := d.with(p, n, func(r io.Reader) error { return out.file(ctx, p, n, r) }); err != nil {
+			return err
+		}
+	}
+	for p, n := range d.varTars {
+		if !n.varTar.merged || out.done() {
+			continue
+		}
+		if err := d.with(p, n, func(r io.Reader) error { return n.varTar.scan.deliver(ctx, r, d.limits, out) }); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (d *directory) with(p string, n *node, read func(io.Reader) error) error {
+	f, err := d.open(p, n)
+	if err != nil {
+		return err
+	}
+	return errors.Join(read(f), f.Close())
+}
+
+// Close closes the directory.
+func (d *directory) Close() error { return d.root.Close() }
+
+// checkLooksLikeTree refuses a directory that cannot be a release before all
+// of it is read: somebody may have named /usr.
+func checkLooksLikeTree(root *os.Root, boot string) error {
+	if boot != "" {
+		return nil
+	}
+	for _, pattern := range []string{"releases/start_erl.data", "releases/*/*.boot", "bin/start.boot"} {
+		if found, _ := fs.Glob(root.FS(), pattern); len(found) > 0 { // the patterns are well formed
+			return nil
+		}
+	}
+	var instead []string
+	for _, pattern := range []string{
+		"lib*/erlang/bin/start.boot", "usr/lib*/erlang/bin/start.boot", "usr/local/lib/erlang/bin/start.boot", "*/bin/start.boot", // installations
+		"rel/*/releases/start_erl.data", "_build/*/rel/*/releases/start_erl.data", "*/releases/start_erl.data", // what mix and rebar3 build
+	} {
+		found, _ := fs.Glob(root.FS(), pattern)
+		for _, f := range found {
+			instead = append(instead, filepath.Join(root.Name(), path.Dir(path.Dir(f))))
+		}
+	}
+	return noBootScript(instead)
+}
+
+func noBootScript(instead []string) error {
+	const lookedFor = "no boot script: looked for releases/start_erl.data, releases/*/start.boot, bin/start.boot and releases/*/start_clean.boot"
+	if len(instead) > 0 {
+		return fmt.Errorf("%s; %s has one, publish that, or name one with --boot FILE: %w", lookedFor, instead[0], eboot.ErrInvalid)
+	}
+	return fmt.Errorf("%s; name one with --boot FILE: %w", lookedFor, eboot.ErrInvalid)
+}
