@@ -1,0 +1,160 @@
+package config
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"path"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+	"unicode/utf8"
+
+	"eboot"
+)
+
+// Bounds of values that are free otherwise.
+const (
+	maxConnections = 1 << 20
+	maxRoots       = 64
+	maxWait        = 24 * time.Hour
+	// answersEnd is the silence after which a stock slave stops collecting answers
+	// (inet_boot.hrl, EBOOT_REQUEST_DELAY; erl_prim_loader.erl, find_collect).
+	answersEnd = 500 * time.Millisecond
+	// maxSocketPath is the size of sun_path less its NUL (unix(7)).
+	maxSocketPath = 107
+)
+
+// oneServer is why a key of a group of servers is refused.
+const oneServer = "this version runs one server and cannot honour it; leave the key out"
+
+// problem is what is wrong with the value of one key.
+type problem struct {
+	key  string
+	text string
+}
+
+func (p problem) String() string { return p.key + ": " + p.text }
+
+// Check reports everything that is wrong with c, a line each; the error wraps
+// eboot.ErrInvalid. Load has done it; a Config made otherwise must be checked.
+func (c Config) Check() error {
+	var errs []error
+	for _, p := range c.problems() {
+		errs = append(errs, fmt.Errorf("%s: %w", p, eboot.ErrInvalid))
+	}
+	return errors.Join(errs...)
+}
+
+// problemList collects problems.
+type problemList []problem
+
+func (l *problemList) when(wrong bool, key, format string, args ...any) {
+	if wrong {
+		*l = append(*l, problem{key: key, text: fmt.Sprintf(format, args...)})
+	}
+}
+
+func (c Config) problems() []problem {
+	var l problemList
+	l.when(!cleanAbsolute(c.DataDir), "data_dir", "want an absolute path without . and .., not %q", c.DataDir)
+	if err := eboot.CheckName("name", c.Cluster.Name); err != nil {
+		l.when(true, "cluster.name", "want 1 to 64 letters, digits and . _ + ~ -, beginning with a letter or digit; not %q", abbreviate(c.Cluster.Name))
+	}
+	c.Boot.problems(&l)
+	c.API.problems(&l)
+	c.clusterProblems(&l)
+	l.when(c.Publish.Wait < 0 || c.Publish.Wait > maxWait, "publish.wait", "want 0s to %s, not %s", maxWait, c.Publish.Wait)
+	l.when(!slices.Contains([]string{"trace", "debug", "info", "warn", "error"}, c.Log.Level), "log.level",
+		"want trace, debug, info, warn or error; not %q", abbreviate(c.Log.Level))
+	l.when(c.Log.Format != LogText && c.Log.Format != LogJSON, "log.format", "want %s or %s, not %q", LogText, LogJSON, abbreviate(string(c.Log.Format)))
+	return l
+}
+
+func (b Boot) problems(l *problemList) {
+	l.when(len(b.Bind) == 0, "boot.bind", "want at least one address")
+	for i, a := range b.Bind {
+		l.when(!a.Is4(), "boot.bind", "%q: EBOOT works over IPv4 only", a)
+		l.when(a.IsMulticast() || a == netip.AddrFrom4([4]byte{255, 255, 255, 255}), "boot.bind", "%q: want an address of this host, or 0.0.0.0 for all", a)
+		l.when(slices.Contains(b.Bind[:i], a), "boot.bind", "%q: stands twice", a)
+		l.when(a == netip.IPv4Unspecified() && len(b.Bind) > 1, "boot.bind", "0.0.0.0 holds all addresses and must stand alone")
+	}
+	if why := b.TCPPorts.problem(); why != "" {
+		l.when(true, "boot.tcp_ports", "%s", why)
+	}
+
+	switch b.Priority.Mode {
+	case PrioritySpread:
+		l.when(len(b.Priority.Order) > 0, "boot.priority.order", "is used only with mode %s", PriorityOrdered)
+	case PriorityOrdered:
+		l.when(len(b.Priority.Order) == 0, "boot.priority.order", "mode %s wants the servers, best first", PriorityOrdered)
+	default:
+		l.when(true, "boot.priority.mode", "want %s or %s, not %q", PrioritySpread, PriorityOrdered, abbreviate(string(b.Priority.Mode)))
+	}
+	for i, s := range b.Priority.Order {
+		l.when(strings.TrimSpace(s) != s || s == "", "boot.priority.order", "%q: want the id of a server", abbreviate(s))
+		l.when(slices.Contains(b.Priority.Order[:i], s), "boot.priority.order", "%q: stands twice", abbreviate(s))
+	}
+	l.when(b.Priority.Pace < time.Millisecond || b.Priority.Pace >= answersEnd, "boot.priority.pace",
+		"want 1ms or more and less than %s, after which a slave has chosen; not %s", answersEnd, b.Priority.Pace)
+
+	l.when(len(b.Roots) == 0 || len(b.Roots) > maxRoots, "boot.roots", "want 1 to %d directories, not %d", maxRoots, len(b.Roots))
+	for i, r := range b.Roots {
+		l.when(!cleanAbsolute(r) || r == "/", "boot.roots", "%q: want an absolute path without . and .., and not / itself", abbreviate(r))
+		l.when(slices.Contains(b.Roots[:i], r), "boot.roots", "%q: stands twice", abbreviate(r))
+	}
+
+	l.when(b.Limits.Connections < 1 || b.Limits.Connections > maxConnections, "boot.limits.connections", "want 1 to %d, not %d", maxConnections, b.Limits.Connections)
+	l.when(b.Limits.ConnectionsPerAddress < 1 || b.Limits.ConnectionsPerAddress > b.Limits.Connections, "boot.limits.connections_per_address",
+		"want 1 to boot.limits.connections (%d), not %d", b.Limits.Connections, b.Limits.ConnectionsPerAddress)
+}
+
+func (a API) problems(l *problemList) {
+	l.when(!a.Bind.IsValid() && a.Socket == "", "api.bind", "want an address, or a socket in api.socket: operators must reach the server")
+	l.when(a.Bind.IsValid() && !a.Bind.Addr().Unmap().IsLoopback(), "api.bind",
+		"%s: without TLS the API listens on a loopback address such as 127.0.0.1, or on a Unix socket (api.socket)", a.Bind)
+	l.when(a.Socket != "" && !cleanAbsolute(a.Socket), "api.socket", "want an absolute path without . and .., not %q", abbreviate(a.Socket))
+	l.when(len(a.Socket) > maxSocketPath, "api.socket", "longer than the %d bytes of a Unix socket's path", maxSocketPath)
+}
+
+// clusterProblems holds the rules of a group of servers, and refuses whatever
+// needs more than one.
+func (c Config) clusterProblems(l *problemList) {
+	expect, seeds := c.Cluster.Expect, len(c.Gossip.Seeds)
+	l.when(expect < 0, "cluster.expect", "want 0 or more, not %d", expect)
+	l.when(expect == 1 && seeds > 0, "cluster.expect", "1 founds a cluster of one, which contradicts gossip.seeds")
+	l.when(expect == 0 && seeds == 0, "cluster.expect", "0 only ever joins a cluster, and there are no gossip.seeds to find it; this version runs one server: write 1")
+	l.when(expect > 1, "cluster.expect", "%d: this version runs one server: write 1", expect)
+	for _, s := range c.Gossip.Seeds {
+		l.when(!isHostPort(s), "gossip.seeds", "%q: want HOST:PORT", abbreviate(s))
+	}
+	l.when(c.Peer.Advertise != "" && !isHostPort(c.Peer.Advertise), "peer.advertise", "%q: want HOST:PORT", abbreviate(c.Peer.Advertise))
+	l.when(c.Gossip.Advertise != "" && !isHostPort(c.Gossip.Advertise), "gossip.advertise", "%q: want HOST:PORT", abbreviate(c.Gossip.Advertise))
+
+	standard := Default()
+	l.when(seeds > 0, "gossip.seeds", oneServer)
+	l.when(c.Peer.Bind != standard.Peer.Bind, "peer.bind", oneServer)
+	l.when(c.Peer.Advertise != "", "peer.advertise", oneServer)
+	l.when(c.Gossip.Bind != standard.Gossip.Bind, "gossip.bind", oneServer)
+	l.when(c.Gossip.Advertise != "", "gossip.advertise", oneServer)
+	l.when(c.Gossip.KeyFile != "", "gossip.key_file", oneServer)
+	l.when(c.TLS.CA != "", "tls.ca", oneServer)
+	l.when(c.TLS.Cert != "", "tls.cert", oneServer)
+	l.when(c.TLS.Key != "", "tls.key", oneServer)
+	l.when(c.TLS.Insecure, "tls.insecure", oneServer)
+}
+
+func cleanAbsolute(p string) bool {
+	return path.IsAbs(p) && path.Clean(p) == p && utf8.ValidString(p) && strings.IndexByte(p, 0) < 0
+}
+
+func isHostPort(s string) bool {
+	host, port, err := net.SplitHostPort(s)
+	if err != nil || host == "" {
+		return false
+	}
+	n, err := strconv.ParseUint(port, 10, 16)
+	return err == nil && n > 0
+}

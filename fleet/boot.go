@@ -1,0 +1,235 @@
+package fleet
+
+import (
+	"cmp"
+	"container/list"
+	"net/netip"
+	"slices"
+	"time"
+
+	"eboot"
+)
+
+// boot is one boot of one slave. Guarded by Fleet.mu.
+type boot struct {
+	known    eboot.Boot // Latest, Requests and Bytes without those of the carriers
+	carriers map[*Connection]struct{}
+	place    *list.Element // in Fleet.finished; nil while there are carriers
+	// answeringAt is when checkQuiet last found a request being answered.
+	answeringAt time.Time
+}
+
+// snapshot returns the boot as of now.
+func (b *boot) snapshot() eboot.Boot {
+	s := b.known
+	for c := range b.carriers {
+		c.mu.Lock()
+		s.Requests += c.requests
+		s.Bytes += c.bytes
+		s.Latest = later(s.Latest, c.latestAt)
+		c.mu.Unlock()
+	}
+	return s
+}
+
+// activity returns when b was last asked for something, and whether it is being
+// answered now.
+func (b *boot) activity() (latest time.Time, answering bool) {
+	latest = b.known.Latest
+	for c := range b.carriers {
+		c.mu.Lock()
+		latest = later(latest, c.latestAt)
+		answering = answering || c.answering
+		c.mu.Unlock()
+	}
+	return latest, answering
+}
+
+func later(a, b time.Time) time.Time {
+	if b.After(a) {
+		return b
+	}
+	return a
+}
+
+// latestBoot returns the boot of a that began last for erts, or nil.
+func (a *address) latestBoot(erts string) *boot {
+	for _, b := range slices.Backward(a.boots) {
+		if b.known.ERTS == erts {
+			return b
+		}
+	}
+	return nil
+}
+
+// begin makes c the carrier of a new boot.
+func (f *Fleet) begin(c *Connection, channel string, bundle eboot.Bundle) {
+	now := f.options.Now()
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	began := now
+	if asked, answering := c.restart(); answering {
+		began = asked
+	}
+	b := &boot{
+		known: eboot.Boot{
+			Slave: c.slave, Server: f.options.Server, ERTS: c.erts, Channel: channel,
+			Bundle: bundle.Ref(), Manifest: bundle.Manifest,
+			Phase: eboot.BootLoading, Began: began, Latest: began,
+		},
+		carriers: map[*Connection]struct{}{c: {}},
+	}
+	c.boot = b
+	a := f.addresses[c.slave]
+	a.boots = append(a.boots, b)
+	f.begun++
+	f.loading[b] = struct{}{}
+	pin := eboot.Pin{Slave: c.slave, ERTS: c.erts, Manifest: bundle.Manifest, At: began}
+	if err := checkPin(pin); err != nil { // the file could not be read back
+		f.options.Logger.Warn("boot is not pinned", "slave", c.slave, "error", err)
+	} else {
+		f.pins.set(pin)
+	}
+	f.tell(b)
+	f.wakeRun()
+}
+
+// restart ends what c carried and counted, but for the request that is being
+// answered: the boot script that begins another boot. It returns when that was asked for.
+func (c *Connection) restart() (asked time.Time, answering bool) {
+	c.mu.Lock()
+	var kept int64
+	if c.answering {
+		kept = 1
+	}
+	c.requests -= kept
+	asked, answering = c.latestAt, c.answering
+	c.mu.Unlock()
+	c.fleet.release(c)
+	c.mu.Lock()
+	c.requests, c.bytes = kept, 0
+	c.mu.Unlock()
+	return asked, answering
+}
+
+// carry makes c, which counts for no boot yet, a carrier of b, and reopens b when it was closed.
+func (f *Fleet) carry(c *Connection, b *boot) {
+	c.boot = b
+	b.carriers[c] = struct{}{}
+	if b.place == nil {
+		return
+	}
+	f.finished.Remove(b.place)
+	b.place = nil
+	if b.known.Loaded.IsZero() {
+		b.known.Phase = eboot.BootLoading
+		f.loading[b] = struct{}{}
+		f.wakeRun()
+	} else {
+		b.known.Phase = eboot.BootQuiet
+	}
+	f.tell(b)
+}
+
+// release ends the carrying of c, and closes its boot when no other carries it.
+func (f *Fleet) release(c *Connection) {
+	b := c.boot
+	if b == nil {
+		return
+	}
+	c.boot = nil
+	delete(b.carriers, c)
+	c.mu.Lock()
+	b.known.Requests += c.requests
+	b.known.Bytes += c.bytes
+	b.known.Latest = later(b.known.Latest, c.latestAt)
+	c.mu.Unlock()
+	if len(b.carriers) > 0 {
+		return
+	}
+	b.known.Phase = eboot.BootClosed
+	delete(f.loading, b)
+	b.place = f.finished.PushFront(b)
+	f.tell(b)
+	f.dropFinished(f.addresses[c.slave])
+}
+
+// dropFinished forgets the finished boots that are too many: those of a, whose
+// boot just finished, and those of all.
+func (f *Fleet) dropFinished(a *address) {
+	excess := -f.options.FinishedEach
+	for _, b := range a.boots {
+		if b.place != nil {
+			excess++
+		}
+	}
+	if excess > 0 {
+		a.boots = slices.DeleteFunc(a.boots, func(b *boot) bool {
+			if b.place == nil || excess == 0 {
+				return false
+			}
+			excess--
+			f.finished.Remove(b.place)
+			return true
+		})
+	}
+	for f.finished.Len() > f.options.Finished {
+		oldest := f.finished.Remove(f.finished.Back()).(*boot)
+		owner := f.addresses[oldest.known.Slave]
+		owner.boots = slices.DeleteFunc(owner.boots, func(b *boot) bool { return b == oldest })
+	}
+}
+
+// checkQuiet finds the loading boots that became quiet. It looks at no other.
+func (f *Fleet) checkQuiet() {
+	now := f.options.Now()
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	for b := range f.loading {
+		latest, answering := b.activity()
+		if answering { // a big file on a slow link
+			b.answeringAt = now
+		}
+		if now.Sub(later(latest, b.answeringAt)) >= quietAfter {
+			delete(f.loading, b)
+			b.known.Phase, b.known.Loaded = eboot.BootQuiet, latest
+			f.tell(b)
+		}
+	}
+}
+
+// Boots returns the boots that are remembered, newest first.
+func (f *Fleet) Boots() []eboot.Boot {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	var boots []eboot.Boot
+	for _, a := range f.addresses {
+		boots = a.appendBoots(boots)
+	}
+	return newestFirst(boots)
+}
+
+// BootsOf returns the boots of one slave that are remembered, newest first.
+func (f *Fleet) BootsOf(slave netip.Addr) []eboot.Boot {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	a, known := f.addresses[slave.Unmap()]
+	if !known {
+		return nil
+	}
+	return newestFirst(a.appendBoots(nil))
+}
+
+func (a *address) appendBoots(boots []eboot.Boot) []eboot.Boot {
+	for _, b := range a.boots {
+		boots = append(boots, b.snapshot())
+	}
+	return boots
+}
+
+func newestFirst(boots []eboot.Boot) []eboot.Boot {
+	slices.SortStableFunc(boots, func(a, b eboot.Boot) int {
+		return cmp.Or(b.Began.Compare(a.Began), a.Slave.Compare(b.Slave))
+	})
+	return boots
+}

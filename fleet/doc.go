@@ -1,0 +1,26 @@
+// Package fleet remembers what one server observed of slaves: who asked, who
+// was refused and why, what boots, how far it came, and which bundle each boot
+// is pinned to. A stock slave reports nothing, so all of it is read off the wire
+// by those who serve it, and told to a Fleet.
+//
+// A sighting is what is known of one address. A boot is one boot of one slave: it
+// begins when a boot script is sent, and belongs to the connection that asked for
+// it, because many slaves may share one address. The slave's further
+// connections, when it reconnects, cannot be told from another slave's at the
+// same address; they count to the latest boot of their address and ERTS version.
+// A boot is loading until a second passes without a request, then quiet; it is
+// closed while no connection carries it. One that reconnects goes on
+// where it was: loading, or quiet when it has been quiet before. A pin is the
+// bundle that the latest boot of an address and ERTS version began with.
+//
+// Everything is bounded, because strangers can cause it: addresses, finished
+// boots and pins are forgotten longest unused first, strangers before slaves.
+// Nothing of it goes through Raft. Only pins survive a restart: they are written
+// to a file, at most one boot later than a second.
+//
+// Goroutines: Run is the only one of the package. It finds boots that became
+// quiet, and writes the pins; it sleeps when nothing loads and nothing changed.
+// Each Connection is used by the goroutine that serves it. One lock guards the
+// tables; a request takes only the lock of its own connection, which nobody else
+// wants but readers.
+package fleet
