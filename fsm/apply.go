@@ -1,0 +1,259 @@
+package fsm
+
+import (
+	"fmt"
+	"maps"
+	"net/netip"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/gaissmai/bart"
+
+	"eboot"
+)
+
+// transition is a successor being built by one command.
+type transition struct {
+	next    *State
+	at      time.Time
+	changed bool // something other than the answers changed
+	boots   bool // what slaves may boot changed: the generation rises
+}
+
+// perform builds the state that follows s when entry index is command c, and
+// the answer to it. A refused command changes nothing but the answers.
+func (s *State) perform(index uint64, c command, print fingerprint) (*State, *Result) {
+	next := s.successor(index)
+	h := c.header()
+	result := &Result{Index: index}
+	t, err := s.build(index, c, h)
+	switch {
+	case err != nil:
+		result.Err = newRefusal(err)
+	default:
+		next, result.Changed = t.next, t.changed
+		if t.boots {
+			next.generation++
+		}
+	}
+	result.Generation = next.generation
+	if h.check() == nil {
+		next.remember(h.RequestID, print, result)
+	}
+	return next, result
+}
+
+func (s *State) build(index uint64, c command, h Header) (*transition, error) {
+	if err := h.check(); err != nil {
+		return nil, err
+	}
+	if err := c.check(); err != nil {
+		return nil, err
+	}
+	if h.ExpectGeneration != nil && *h.ExpectGeneration != s.generation {
+		return nil, fmt.Errorf("generation is %d, not %d as expected: somebody changed something meanwhile: %w", s.generation, *h.ExpectGeneration, eboot.ErrConflict)
+	}
+	t := &transition{next: s.successor(index), at: h.time()}
+	return t, c.apply(t)
+}
+
+// remember appends an answer and forgets the oldest. Older states share the
+// array and never see what stands behind their end, because states follow each
+// other in one line: see Machine.New and ReadState, which clip.
+func (s *State) remember(request string, print fingerprint, r *Result) {
+	a := &answer{Request: request, Fingerprint: print, Index: r.Index, Generation: r.Generation, Changed: r.Changed}
+	if refused, ok := r.Err.(*refusal); ok {
+		a.Code, a.Text = refused.code, refused.text
+	}
+	if len(s.answers) == rememberedRequests {
+		s.answers = s.answers[1:]
+	}
+	s.answers = append(s.answers, a)
+}
+
+func (c Init) apply(t *transition) error {
+	if t.next.cluster == "" {
+		t.next.cluster, t.next.name, t.changed = c.ClusterID, c.Name, true
+	}
+	return nil
+}
+
+func (c AllowSlaves) apply(t *transition) error {
+	// The batch is a table of its own, merged at the end: nodes that several of
+	// its entries touch are copied once.
+	batch := new(bart.Table[*eboot.WhitelistEntry])
+	shared := interner{}
+	for i := range c.Entries {
+		e := shared.entry(c.Entries[i])
+		if twin, twice := batch.Get(e.Prefix); twice {
+			if !sameEntry(twin, e) {
+				return fmt.Errorf("prefix %s: given twice with different content: %w", e.Prefix, eboot.ErrInvalid)
+			}
+			continue
+		}
+		if old, ok := t.next.whitelist.Get(e.Prefix); ok && sameEntry(old, e) {
+			e = old
+		} else {
+			t.changed, t.boots = true, true
+		}
+		batch.Insert(e.Prefix, e)
+	}
+	if !t.changed {
+		return nil
+	}
+	t.next.whitelist = t.next.whitelist.UnionPersist(batch)
+	if n := t.next.whitelist.Size(); n > MaxWhitelistEntries {
+		return fmt.Errorf("whitelist: %d entries, at most %d: %w", n, MaxWhitelistEntries, eboot.ErrTooLarge)
+	}
+	return nil
+}
+
+func sameEntry(a, b *eboot.WhitelistEntry) bool {
+	return a.Prefix == b.Prefix && a.Channel == b.Channel && maps.Equal(a.Labels, b.Labels)
+}
+
+func (c DenySlaves) apply(t *transition) error {
+	denied := map[netip.Prefix]bool{}
+	for _, p := range c.Prefixes {
+		if denied[p] {
+			continue
+		}
+		if _, ok := t.next.whitelist.Get(p); !ok {
+			return fmt.Errorf("prefix %s: is not in the whitelist: %w", p, eboot.ErrNotFound)
+		}
+		t.next.whitelist = t.next.whitelist.DeletePersist(p)
+		denied[p] = true
+	}
+	t.changed, t.boots = true, true
+	return nil
+}
+
+func (c AddBundle) apply(t *transition) error {
+	b := c.Bundle
+	b.PublishedAt = t.at
+	b.Holders = sortedHolders(b.Holders)
+	i, known := t.next.findBundle(b.Ref(), b.ERTS)
+	switch {
+	case !known && len(t.next.bundles) == MaxBundles:
+		return fmt.Errorf("bundle %s: %d bundles are there already, which is the limit; remove some: %w", b.Ref(), MaxBundles, eboot.ErrTooLarge)
+	case !known:
+		t.next.bundles = slices.Insert(slices.Clone(t.next.bundles), i, b)
+		t.changed = true
+	default:
+		old := t.next.bundles[i]
+		if err := sameBundle(old, b); err != nil {
+			return err
+		}
+		holders := sortedHolders(append(slices.Clone(old.Holders), b.Holders...))
+		if len(holders) > maxHolders {
+			return fmt.Errorf("bundle %s: %d holders, at most %d: %w", b.Ref(), len(holders), maxHolders, eboot.ErrTooLarge)
+		}
+		if !slices.Equal(holders, old.Holders) {
+			old.Holders = holders
+			t.next.bundles = slices.Clone(t.next.bundles)
+			t.next.bundles[i] = old
+			t.changed = true
+		}
+	}
+	if c.Channel == "" {
+		return nil
+	}
+	return t.move(c.Channel, b.ERTS, b.Ref())
+}
+
+func sameBundle(old, b eboot.Bundle) error {
+	switch {
+	case old.Manifest != b.Manifest:
+		return fmt.Errorf("bundle %s for ERTS %s: exists with other content (%s, not %s); choose another version: %w",
+			b.Ref(), b.ERTS, old.Manifest.Short(), b.Manifest.Short(), eboot.ErrConflict)
+	case old.BootScript != b.BootScript:
+		return fmt.Errorf("bundle %s for ERTS %s: exists with the boot script %q; choose another version: %w", b.Ref(), b.ERTS, old.BootScript, eboot.ErrConflict)
+	case old.SysConfig != b.SysConfig:
+		return fmt.Errorf("bundle %s for ERTS %s: exists with the sys.config %q; choose another version: %w", b.Ref(), b.ERTS, old.SysConfig, eboot.ErrConflict)
+	}
+	return nil
+}
+
+func (c RemoveBundle) apply(t *transition) error {
+	found, err := t.target(c.Ref, c.ERTS)
+	if err != nil {
+		return err
+	}
+	for _, b := range found {
+		var users []string
+		for _, channel := range t.next.channels {
+			if channel.Bundles[b.ERTS] == c.Ref {
+				users = append(users, channel.Name)
+			}
+		}
+		if len(users) > 0 {
+			return fmt.Errorf("bundle %s for ERTS %s: channel %s points to it; set the channel to another bundle first: %w",
+				c.Ref, b.ERTS, strings.Join(users, ", "), eboot.ErrConflict)
+		}
+	}
+	t.next.bundles = slices.DeleteFunc(slices.Clone(t.next.bundles), func(b eboot.Bundle) bool {
+		return b.Ref() == c.Ref && (c.ERTS == "" || b.ERTS == c.ERTS)
+	})
+	t.changed = true
+	return nil
+}
+
+func (c SetChannel) apply(t *transition) error {
+	found, err := t.target(c.Ref, c.ERTS)
+	if err != nil {
+		return err
+	}
+	for _, b := range found {
+		if err := t.move(c.Channel, b.ERTS, c.Ref); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// target returns the bundles that a reference names; ErrNotFound when there is none.
+func (t *transition) target(ref eboot.Ref, erts string) ([]eboot.Bundle, error) {
+	if erts == "" {
+		if found := t.next.bundlesOf(ref); len(found) > 0 {
+			return found, nil
+		}
+		return nil, fmt.Errorf("bundle %s: does not exist: %w", ref, eboot.ErrNotFound)
+	}
+	b, ok := t.next.Bundle(ref, erts)
+	if !ok {
+		return nil, fmt.Errorf("bundle %s for ERTS %s: does not exist: %w", ref, erts, eboot.ErrNotFound)
+	}
+	return []eboot.Bundle{b}, nil
+}
+
+// move points a channel to an existing bundle for one ERTS version.
+func (t *transition) move(channel, erts string, to eboot.Ref) error {
+	i, known := t.next.findChannel(channel)
+	if !known && len(t.next.channels) == MaxChannels {
+		return fmt.Errorf("channel %s: %d channels are there already, which is the limit: %w", channel, MaxChannels, eboot.ErrTooLarge)
+	}
+	old := eboot.Channel{Name: channel}
+	if known {
+		old = t.next.channels[i]
+	}
+	from := old.Bundles[erts]
+	if from == to {
+		return nil
+	}
+	next := eboot.Channel{Name: channel, Bundles: map[string]eboot.Ref{}}
+	maps.Copy(next.Bundles, old.Bundles)
+	next.Bundles[erts] = to
+	next.History = append(slices.Clone(old.History), eboot.ChannelMove{Generation: t.next.generation + 1, At: t.at, ERTS: erts, From: from, To: to})
+	if over := len(next.History) - eboot.ChannelHistoryLength; over > 0 {
+		next.History = slices.Delete(next.History, 0, over)
+	}
+	t.next.channels = slices.Clone(t.next.channels)
+	if known {
+		t.next.channels[i] = next
+	} else {
+		t.next.channels = slices.Insert(t.next.channels, i, next)
+	}
+	t.changed, t.boots = true, true
+	return nil
+}

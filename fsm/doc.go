@@ -1,0 +1,26 @@
+// Package fsm is the replicated state of a cluster: the whitelist, the bundle
+// index, the channels, the cluster's identity and the answers to recent requests.
+//
+// State is one version of it, immutable: every read is without a lock, and a
+// snapshot is the pointer. Machine holds the newest State behind an atomic pointer
+// and makes the next one from each command of the Raft log, in the order of the log.
+//
+// Apply is a function of the state and the command alone: no clock, no
+// randomness, no I/O, no order of a Go map. The proposer puts the time (Header.At)
+// and all ids into the command. Tests read this package's source to keep it so.
+//
+// A command travels in an envelope: a type byte, a version byte, a JSON body. An
+// entry that this server cannot read, because its type or version is unknown or its
+// body has another shape, makes Apply panic with a *HaltError: to skip it would make
+// this server's state another one than its peers', for ever and unseen. The caller of
+// Apply is to catch the panic, to apply nothing further and to leave the group; the
+// State stays readable, so slaves are served on. See package cluster.
+//
+// The rules of a command version are frozen with its first release: what Apply
+// accepts and which error code it answers is part of the replicated state. A looser
+// or a stricter rule is a new version, proposed only once every server knows it. The
+// texts of errors may be reworded: Digest leaves them out.
+//
+// The package starts no goroutine. Machine.Apply and Machine.Restore are called by
+// one goroutine at a time; everything else may be called by many.
+package fsm

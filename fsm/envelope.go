@@ -1,0 +1,193 @@
+package fsm
+
+import (
+	"bytes"
+	"crypto/sha256"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+
+	"eboot"
+)
+
+// kind is the type byte of a command.
+type kind byte
+
+// The types of commands. A number is never given to another command, not even
+// after its command is gone. Retired: none yet.
+const (
+	kindInit         kind = 1
+	kindAllowSlaves  kind = 2
+	kindDenySlaves   kind = 3
+	kindAddBundle    kind = 4
+	kindRemoveBundle kind = 5
+	kindSetChannel   kind = 6
+)
+
+func (k kind) String() string {
+	switch k {
+	case kindInit:
+		return "init"
+	case kindAllowSlaves:
+		return "allow slaves"
+	case kindDenySlaves:
+		return "deny slaves"
+	case kindAddBundle:
+		return "add bundle"
+	case kindRemoveBundle:
+		return "remove bundle"
+	case kindSetChannel:
+		return "set channel"
+	}
+	return fmt.Sprintf("type %d", byte(k))
+}
+
+// commandVersion is the version byte that this server writes and reads, of every type.
+const commandVersion = 1
+
+// MaxCommandSize bounds an encoded command in bytes. A larger log entry would
+// hold up the heartbeats of Raft (raft.SuggestedMaxDataSize).
+const MaxCommandSize = 512 << 10
+
+// body is the JSON part of the envelope.
+type body struct {
+	RequestID        string          `json:"request_id"`
+	At               int64           `json:"at_ms"`
+	ExpectGeneration *uint64         `json:"expect_generation,omitempty"`
+	Change           json.RawMessage `json:"change"`
+}
+
+// HaltError says that a log entry cannot be read by this server. Apply panics
+// with it: the entry must not be skipped. The way on is a version of eboot that knows it.
+type HaltError struct {
+	Index   uint64 // of the log entry
+	Type    byte
+	Version byte
+	Reason  string
+}
+
+func (e *HaltError) Error() string {
+	return fmt.Sprintf("log entry %d (type %d, version %d): %s; this version of eboot cannot go on applying the log: install the version that the other servers run",
+		e.Index, e.Type, e.Version, e.Reason)
+}
+
+// Encode returns the log entry; ErrInvalid, or ErrTooLarge above MaxCommandSize.
+func (c Init) Encode() ([]byte, error) { return encode(c) }
+
+// Encode returns the log entry; ErrInvalid, or ErrTooLarge above MaxCommandSize.
+func (c AllowSlaves) Encode() ([]byte, error) { return encode(c) }
+
+// Encode returns the log entry; ErrInvalid, or ErrTooLarge above MaxCommandSize.
+func (c DenySlaves) Encode() ([]byte, error) { return encode(c) }
+
+// Encode returns the log entry; ErrInvalid, or ErrTooLarge above MaxCommandSize.
+func (c AddBundle) Encode() ([]byte, error) { return encode(c.withoutTime()) }
+
+// Encode returns the log entry; ErrInvalid, or ErrTooLarge above MaxCommandSize.
+func (c RemoveBundle) Encode() ([]byte, error) { return encode(c) }
+
+// Encode returns the log entry; ErrInvalid, or ErrTooLarge above MaxCommandSize.
+func (c SetChannel) Encode() ([]byte, error) { return encode(c) }
+
+func encode(c command) ([]byte, error) {
+	h := c.header()
+	if err := h.check(); err != nil {
+		return nil, err
+	}
+	if err := c.check(); err != nil {
+		return nil, err
+	}
+	change, err := json.Marshal(c)
+	if err != nil {
+		return nil, fmt.Errorf("encode %s: %w: %w", c.kind(), err, eboot.ErrInvalid)
+	}
+	text, err := json.Marshal(body{RequestID: h.RequestID, At: h.At, ExpectGeneration: h.ExpectGeneration, Change: change})
+	if err != nil {
+		return nil, fmt.Errorf("encode %s: %w: %w", c.kind(), err, eboot.ErrInvalid)
+	}
+	if size := 2 + len(text); size > MaxCommandSize {
+		return nil, fmt.Errorf("%s: %d bytes in one change, at most %d; split it into several: %w", c.kind(), size, MaxCommandSize, eboot.ErrTooLarge)
+	}
+	return append([]byte{byte(c.kind()), commandVersion}, text...), nil
+}
+
+// fingerprint tells one change from another under the same request id. It
+// leaves out the header: a repeated request has another time.
+type fingerprint [12]byte
+
+func fingerprintOf(k kind, change []byte) fingerprint {
+	h := sha256.New()
+	h.Write([]byte{byte(k), commandVersion})
+	h.Write(change)
+	return fingerprint(h.Sum(nil))
+}
+
+// decode reads a log entry. Its error is a *HaltError without the index.
+func decode(entry []byte) (command, fingerprint, *HaltError) {
+	if len(entry) < 2 {
+		return nil, fingerprint{}, &HaltError{Reason: "is shorter than its envelope"}
+	}
+	k, version := kind(entry[0]), entry[1]
+	halt := func(reason string) (command, fingerprint, *HaltError) {
+		return nil, fingerprint{}, &HaltError{Type: byte(k), Version: version, Reason: reason}
+	}
+	if k < kindInit || k > kindSetChannel {
+		return halt("its type is unknown")
+	}
+	if version != commandVersion {
+		return halt("its version is unknown")
+	}
+	var b body
+	if err := unmarshal(entry[2:], &b); err != nil {
+		return halt("its body cannot be read: " + err.Error())
+	}
+	c, err := readChange(k, Header{RequestID: b.RequestID, At: b.At, ExpectGeneration: b.ExpectGeneration}, b.Change)
+	if err != nil {
+		return halt("its change cannot be read: " + err.Error())
+	}
+	return c, fingerprintOf(k, b.Change), nil
+}
+
+// read decodes the JSON of one change into its type.
+func read[C command, P interface {
+	*C
+	set(Header)
+}](h Header, change []byte) (command, error) {
+	var c C
+	P(&c).set(h)
+	err := unmarshal(change, &c)
+	return c, err
+}
+
+func readChange(k kind, h Header, change []byte) (command, error) {
+	switch k {
+	case kindInit:
+		return read[Init](h, change)
+	case kindAllowSlaves:
+		return read[AllowSlaves](h, change)
+	case kindDenySlaves:
+		return read[DenySlaves](h, change)
+	case kindAddBundle:
+		return read[AddBundle](h, change)
+	case kindRemoveBundle:
+		return read[RemoveBundle](h, change)
+	case kindSetChannel:
+		return read[SetChannel](h, change)
+	}
+	return nil, errors.New("type is unknown")
+}
+
+// unmarshal reads exactly one JSON value and refuses unknown fields: a field that
+// this server does not know may change what the command means.
+func unmarshal(text []byte, into any) error {
+	d := json.NewDecoder(bytes.NewReader(text))
+	d.DisallowUnknownFields()
+	if err := d.Decode(into); err != nil {
+		return err
+	}
+	if _, err := d.Token(); !errors.Is(err, io.EOF) {
+		return errors.New("more than one value")
+	}
+	return nil
+}

@@ -1,0 +1,152 @@
+package fsm
+
+import (
+	"bytes"
+	"flag"
+	"fmt"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"testing"
+
+	"eboot"
+)
+
+var update = flag.Bool("update", false, "write the golden files anew")
+
+// encoder is what all commands share for callers.
+type encoder interface{ Encode() ([]byte, error) }
+
+func mustEncode(t testing.TB, c encoder) []byte {
+	t.Helper()
+	entry, err := c.Encode()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return entry
+}
+
+// log feeds commands to a machine at rising indexes.
+type log struct {
+	t       testing.TB
+	machine *Machine
+	index   uint64
+	serial  int
+	entries [][]byte
+}
+
+func newLog(t testing.TB) *log { return &log{t: t, machine: New(nil)} }
+
+func (l *log) header() Header {
+	l.serial++
+	return Header{RequestID: fmt.Sprintf("request-%d", l.serial), At: 1_700_000_000_000 + int64(l.serial)*1000}
+}
+
+func (l *log) apply(c encoder) *Result {
+	l.t.Helper()
+	return l.applyEntry(mustEncode(l.t, c))
+}
+
+func (l *log) applyEntry(entry []byte) *Result {
+	l.t.Helper()
+	l.index++
+	l.entries = append(l.entries, entry)
+	return l.machine.Apply(l.index, entry).(*Result)
+}
+
+func (l *log) must(c encoder) *Result {
+	l.t.Helper()
+	r := l.apply(c)
+	if r.Err != nil {
+		l.t.Fatalf("%T: %v", c, r.Err)
+	}
+	return r
+}
+
+func entryOf(prefix, channel string, labels map[string]string) eboot.WhitelistEntry {
+	return eboot.WhitelistEntry{Prefix: netip.MustParsePrefix(prefix), Channel: channel, Labels: labels}
+}
+
+func bundleOf(name, version, erts, content string) eboot.Bundle {
+	return eboot.Bundle{
+		Name: name, Version: version, ERTS: erts, Manifest: eboot.DigestOf([]byte(content)), Times: eboot.DigestOf([]byte("times of " + content)),
+		BootScript: "bin/start.boot", Files: 12, Bytes: 3456, Holders: []string{"server-a"},
+	}
+}
+
+func refOf(s string) eboot.Ref {
+	r, err := eboot.ParseRef(s)
+	if err != nil {
+		panic(err)
+	}
+	return r
+}
+
+func snapshotOf(t testing.TB, s *State) []byte {
+	t.Helper()
+	var b bytes.Buffer
+	n, err := s.WriteTo(&b)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if n != int64(b.Len()) {
+		t.Fatalf("WriteTo says %d bytes and wrote %d", n, b.Len())
+	}
+	return b.Bytes()
+}
+
+func reread(t testing.TB, s *State) *State {
+	t.Helper()
+	again, err := ReadState(bytes.NewReader(snapshotOf(t, s)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return again
+}
+
+func golden(t *testing.T, name string, got []byte) {
+	t.Helper()
+	path := filepath.Join("testdata", name)
+	if *update {
+		if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(path, got, 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	want, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatalf("%v (write it with -update)", err)
+	}
+	if !bytes.Equal(got, want) {
+		t.Fatalf("%s: the encoding changed. Servers of the released version cannot read it: make a new version instead.\ngot  %q\nwant %q", path, got, want)
+	}
+}
+
+// example is one of each command.
+func example() []struct {
+	name    string
+	command encoder
+} {
+	h := func(n int) Header {
+		return Header{RequestID: fmt.Sprintf("00000000-0000-4000-8000-%012d", n), At: 1_700_000_000_000 + int64(n)}
+	}
+	expect := h(3)
+	generation := uint64(1)
+	expect.ExpectGeneration = &generation
+	return []struct {
+		name    string
+		command encoder
+	}{
+		{"init", Init{Header: h(1), ClusterID: "6f2c9c0e-3d0e-4f4b-9a53-0d5f3f1f9c11", Name: "prod"}},
+		{"allow_slaves", AllowSlaves{Header: h(2), Entries: []eboot.WhitelistEntry{
+			entryOf("10.1.0.0/16", "stable", nil), entryOf("10.1.2.3/32", "canary", map[string]string{"rack": "r1", "role": "db"}), entryOf("10.9.0.0/16", "stable", nil),
+		}}},
+		{"deny_slaves", DenySlaves{Header: expect, Prefixes: []netip.Prefix{netip.MustParsePrefix("10.9.0.0/16")}}},
+		{"add_bundle", AddBundle{Header: h(4), Bundle: bundleOf("otp", "25.3", "13.1.5", "one"), Channel: "stable"}},
+		{"add_bundle_only", AddBundle{Header: h(5), Bundle: bundleOf("otp", "26.0", "13.1.5", "two")}},
+		{"set_channel", SetChannel{Header: h(6), Channel: "stable", Ref: refOf("otp@26.0"), ERTS: "13.1.5"}},
+		{"remove_bundle", RemoveBundle{Header: h(7), Ref: refOf("otp@25.3")}},
+	}
+}

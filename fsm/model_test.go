@@ -1,0 +1,261 @@
+package fsm
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"maps"
+	"net/netip"
+	"slices"
+	"testing"
+
+	"pgregory.net/rapid"
+
+	"eboot"
+)
+
+// model is the state machine written naively: plain maps, changed in place, and a
+// linear search for the longest prefix.
+type model struct {
+	generation uint64
+	cluster    string
+	whitelist  map[netip.Prefix]eboot.WhitelistEntry
+	bundles    map[[3]string]eboot.Bundle
+	channels   map[[2]string]eboot.Ref // by name and ERTS version
+}
+
+func newModel() *model {
+	return &model{whitelist: map[netip.Prefix]eboot.WhitelistEntry{}, bundles: map[[3]string]eboot.Bundle{}, channels: map[[2]string]eboot.Ref{}}
+}
+
+func (m *model) lookup(a netip.Addr) (eboot.WhitelistEntry, bool) {
+	var best eboot.WhitelistEntry
+	found := false
+	for _, e := range m.whitelist {
+		if e.Prefix.Contains(a) && (!found || e.Prefix.Bits() > best.Prefix.Bits()) {
+			best, found = e, true
+		}
+	}
+	return best, found
+}
+
+func (m *model) versions(ref eboot.Ref, erts string) []string {
+	var found []string
+	for key := range m.bundles {
+		if key[0] == ref.Name && key[1] == ref.Version && (erts == "" || key[2] == erts) {
+			found = append(found, key[2])
+		}
+	}
+	return found
+}
+
+func (m *model) move(channel, erts string, ref eboot.Ref) bool {
+	moved := m.channels[[2]string{channel, erts}] != ref
+	m.channels[[2]string{channel, erts}] = ref
+	return moved
+}
+
+// apply returns what the machine must answer: changed, and the sentinel of the error.
+func (m *model) apply(c command) (bool, error) {
+	if want := c.header().ExpectGeneration; want != nil && *want != m.generation {
+		return false, eboot.ErrConflict
+	}
+	changed, boots, err := m.change(c)
+	if boots {
+		m.generation++
+	}
+	return changed || boots, err
+}
+
+func (m *model) change(c command) (changed, boots bool, err error) {
+	switch c := c.(type) {
+	case Init:
+		if m.cluster == "" {
+			m.cluster, changed = c.ClusterID, true
+		}
+	case AllowSlaves:
+		for i, e := range c.Entries {
+			for _, other := range c.Entries[:i] {
+				if other.Prefix == e.Prefix && (other.Channel != e.Channel || !maps.Equal(other.Labels, e.Labels)) {
+					return false, false, eboot.ErrInvalid
+				}
+			}
+		}
+		for _, e := range c.Entries {
+			old, ok := m.whitelist[e.Prefix]
+			boots = boots || !ok || old.Channel != e.Channel || !maps.Equal(old.Labels, e.Labels)
+			m.whitelist[e.Prefix] = e
+		}
+	case DenySlaves:
+		for _, p := range c.Prefixes {
+			if _, ok := m.whitelist[p]; !ok {
+				return false, false, eboot.ErrNotFound
+			}
+		}
+		for _, p := range c.Prefixes {
+			delete(m.whitelist, p)
+		}
+		boots = true
+	case AddBundle:
+		key := [3]string{c.Bundle.Name, c.Bundle.Version, c.Bundle.ERTS}
+		old, ok := m.bundles[key]
+		if ok && old.Manifest != c.Bundle.Manifest {
+			return false, false, eboot.ErrConflict
+		}
+		if !ok {
+			m.bundles[key], changed = c.Bundle, true
+		}
+		if c.Channel != "" {
+			boots = m.move(c.Channel, c.Bundle.ERTS, c.Bundle.Ref())
+		}
+	case RemoveBundle:
+		found := m.versions(c.Ref, c.ERTS)
+		if len(found) == 0 {
+			return false, false, eboot.ErrNotFound
+		}
+		for key, ref := range m.channels {
+			if ref == c.Ref && slices.Contains(found, key[1]) {
+				return false, false, eboot.ErrConflict
+			}
+		}
+		for _, erts := range found {
+			delete(m.bundles, [3]string{c.Ref.Name, c.Ref.Version, erts})
+		}
+		changed = true
+	case SetChannel:
+		found := m.versions(c.Ref, c.ERTS)
+		if len(found) == 0 {
+			return false, false, eboot.ErrNotFound
+		}
+		for _, erts := range found {
+			boots = m.move(c.Channel, erts, c.Ref) || boots
+		}
+	}
+	return changed, boots, nil
+}
+
+var (
+	drawPrefix = rapid.Custom(func(t *rapid.T) netip.Prefix {
+		octet := rapid.SampledFrom([]byte{0, 1, 2, 127, 128, 255})
+		a := netip.AddrFrom4([4]byte{10, octet.Draw(t, "b"), octet.Draw(t, "c"), octet.Draw(t, "d")})
+		p, _ := a.Prefix(rapid.SampledFrom([]int{0, 7, 8, 15, 16, 17, 23, 24, 25, 31, 32}).Draw(t, "bits"))
+		return p
+	})
+	drawEntry = rapid.Custom(func(t *rapid.T) eboot.WhitelistEntry {
+		return eboot.WhitelistEntry{
+			Prefix: drawPrefix.Draw(t, "prefix"), Channel: rapid.SampledFrom([]string{"stable", "canary"}).Draw(t, "channel"),
+			Labels: rapid.SampledFrom([]map[string]string{nil, {}, {"rack": "r1"}, {"rack": "r1", "role": "db"}}).Draw(t, "labels"),
+		}
+	})
+	drawRef     = rapid.Map(rapid.SampledFrom([]string{"otp@1", "otp@2", "app@1"}), refOf)
+	drawERTS    = rapid.SampledFrom([]string{"13.1", "14.0"})
+	drawAnyERTS = rapid.SampledFrom([]string{"", "13.1", "14.0"})
+	drawChannel = rapid.SampledFrom([]string{"stable", "canary"})
+)
+
+func drawCommand(t *rapid.T, h Header) command {
+	switch rapid.SampledFrom([]kind{kindInit, kindAllowSlaves, kindAllowSlaves, kindDenySlaves, kindAddBundle, kindAddBundle, kindRemoveBundle, kindSetChannel}).Draw(t, "kind") {
+	case kindInit:
+		return Init{Header: h, ClusterID: rapid.SampledFrom([]string{"x", "y"}).Draw(t, "cluster")}
+	case kindAllowSlaves:
+		return AllowSlaves{Header: h, Entries: rapid.SliceOfN(drawEntry, 1, 40).Draw(t, "entries")}
+	case kindDenySlaves:
+		return DenySlaves{Header: h, Prefixes: rapid.SliceOfN(drawPrefix, 1, 3).Draw(t, "prefixes")}
+	case kindAddBundle:
+		ref := drawRef.Draw(t, "ref")
+		return AddBundle{Header: h, Bundle: bundleOf(ref.Name, ref.Version, drawERTS.Draw(t, "erts"), rapid.SampledFrom([]string{"one", "two"}).Draw(t, "content")),
+			Channel: rapid.SampledFrom([]string{"", "stable", "canary"}).Draw(t, "channel")}
+	case kindRemoveBundle:
+		return RemoveBundle{Header: h, Ref: drawRef.Draw(t, "ref"), ERTS: drawAnyERTS.Draw(t, "erts")}
+	}
+	return SetChannel{Header: h, Channel: drawChannel.Draw(t, "channel"), Ref: drawRef.Draw(t, "ref"), ERTS: drawAnyERTS.Draw(t, "erts")}
+}
+
+// TestModel runs random commands through two machines, one of which is replaced
+// by its own snapshot now and then, and the model.
+func TestModel(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		a, b, naive := New(nil), New(nil), newModel()
+		older := map[*State]eboot.Digest{}
+		for i := range rapid.IntRange(1, 30).Draw(t, "commands") {
+			h := Header{RequestID: fmt.Sprint("r", i), At: int64(i)}
+			if rapid.IntRange(0, 4).Draw(t, "expect") == 0 {
+				g := naive.generation + uint64(rapid.IntRange(0, 1).Draw(t, "wrong"))
+				h.ExpectGeneration = &g
+			}
+			c := drawCommand(t, h)
+			entry, err := c.(encoder).Encode()
+			if err != nil {
+				t.Fatal(err)
+			}
+			got := a.Apply(uint64(i+1), entry).(*Result)
+			if other := b.Apply(uint64(i+1), entry).(*Result); other.Changed != got.Changed || other.Generation != got.Generation || (other.Err == nil) != (got.Err == nil) {
+				t.Fatalf("two machines answer %+v and %+v", got, other)
+			}
+			changed, wrong := naive.apply(c)
+			if got.Changed != changed || got.Generation != naive.generation || !errors.Is(got.Err, wrong) || (wrong == nil) != (got.Err == nil) {
+				t.Fatalf("%+v: answer %+v, want changed %v, generation %d, error %v", c, got, changed, naive.generation, wrong)
+			}
+			compare(t, a.State(), naive)
+			older[a.State()] = eboot.DigestOf(rewrite(t, a.State()))
+			if rapid.IntRange(0, 5).Draw(t, "snapshot") == 0 {
+				if err := b.Restore(bytes.NewReader(rewrite(t, b.State()))); err != nil {
+					t.Fatal(err)
+				}
+			}
+			if a.State().Digest() != b.State().Digest() {
+				t.Fatal("digests differ")
+			}
+		}
+		for s, want := range older {
+			fresh := s.successor(s.index) // without what the first reading has cached
+			if eboot.DigestOf(rewrite(t, fresh)) != want {
+				t.Fatalf("the state at %d changed after it was published", s.Index())
+			}
+		}
+	})
+}
+
+func rewrite(t *rapid.T, s *State) []byte {
+	var out bytes.Buffer
+	if _, err := s.WriteTo(&out); err != nil {
+		t.Fatal(err)
+	}
+	return out.Bytes()
+}
+
+func compare(t *rapid.T, s *State, m *model) {
+	if s.Cluster() != m.cluster || s.WhitelistSize() != len(m.whitelist) || len(s.Bundles()) != len(m.bundles) {
+		t.Fatalf("cluster %q, %d entries, %d bundles; model %q, %d, %d", s.Cluster(), s.WhitelistSize(), len(s.Bundles()), m.cluster, len(m.whitelist), len(m.bundles))
+	}
+	var previous netip.Prefix
+	for e := range s.Whitelist() {
+		want, ok := m.whitelist[e.Prefix]
+		if !ok || want.Channel != e.Channel || !maps.Equal(want.Labels, e.Labels) {
+			t.Fatalf("entry %v, model %v", *e, want)
+		}
+		if previous.IsValid() && comparePrefixes(previous, e.Prefix) >= 0 {
+			t.Fatalf("%s stands after %s", e.Prefix, previous)
+		}
+		previous = e.Prefix
+		for _, a := range []netip.Addr{e.Prefix.Addr(), e.Prefix.Addr().Next(), e.Prefix.Addr().Prev()} {
+			want, covered := m.lookup(a)
+			if got, ok := s.Lookup(a); ok != covered || ok && got.Prefix != want.Prefix {
+				t.Fatalf("lookup %s: %v %v, model %v %v", a, got, ok, want, covered)
+			}
+		}
+	}
+	pointers := 0
+	for _, c := range s.Channels() {
+		pointers += len(c.Bundles)
+	}
+	if pointers != len(m.channels) {
+		t.Fatalf("channels point to %d bundles, model %d", pointers, len(m.channels))
+	}
+	for key, ref := range m.channels {
+		b, ok := s.ChannelBundle(key[0], key[1])
+		if !ok || b.Ref() != ref || b.Manifest != m.bundles[[3]string{ref.Name, ref.Version, key[1]}].Manifest {
+			t.Fatalf("channel %v: %v %v, model %v", key, b, ok, ref)
+		}
+	}
+}

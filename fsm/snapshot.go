@@ -1,0 +1,182 @@
+package fsm
+
+import (
+	"bytes"
+	"crypto/sha256"
+	"encoding/binary"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+
+	"eboot"
+)
+
+// A snapshot is a header and a body:
+//
+//	magic       8 bytes  "EBOOTFSM"
+//	format      uint16   1
+//	cluster id  uint8    length, and that many bytes
+//	index       uint64
+//	length      uint64   of the body
+//	digest      32 bytes SHA-256 of all the above and the body
+//
+//	body: uvarint length of a JSON document (type document), the document,
+//	      uvarint number of whitelist entries, and for each, by address and then
+//	      prefix length: 4 bytes of address, 1 byte of prefix length, channel,
+//	      number of labels, and key and value of each by key. A text is its length
+//	      as a uvarint and its bytes.
+//
+// Numbers are big-endian. The whitelist is not JSON because it may have a million
+// entries, which a server must read before it can serve.
+const (
+	snapshotMagic  = "EBOOTFSM"
+	snapshotFormat = 1
+	// MaxSnapshotSize bounds the body of a snapshot in bytes, written or read.
+	MaxSnapshotSize = 4 << 30
+)
+
+// document is the JSON part of the body.
+type document struct {
+	Generation uint64          `json:"generation"`
+	Name       string          `json:"name,omitempty"`
+	Bundles    []eboot.Bundle  `json:"bundles,omitempty"`
+	Channels   []eboot.Channel `json:"channels,omitempty"`
+	Answers    []*answer       `json:"answers,omitempty"`
+}
+
+// Digest identifies the content of the state: equal on all servers that have
+// applied the same log. It covers everything but the wording of remembered errors.
+// It takes time in proportion to the state, when asked for the first time.
+func (s *State) Digest() eboot.Digest { return s.digest() }
+
+func (s *State) computeDigest() eboot.Digest {
+	body, err := s.encodeBody(withoutTexts(s.answers))
+	if err != nil {
+		return eboot.Digest{} // Apply lets nothing in that cannot be encoded
+	}
+	return seal(s.header(len(body)), body)
+}
+
+// WriteTo writes the state as a snapshot, which ReadState reads.
+func (s *State) WriteTo(w io.Writer) (int64, error) {
+	body, err := s.encodeBody(s.answers)
+	if err != nil {
+		return 0, fmt.Errorf("write state: %w", err)
+	}
+	header := s.header(len(body))
+	digest := seal(header, body)
+	var written int64
+	for _, part := range [][]byte{header, digest[:], body} {
+		n, err := w.Write(part)
+		written += int64(n)
+		if err != nil {
+			return written, fmt.Errorf("write state: %w", err)
+		}
+	}
+	return written, nil
+}
+
+func seal(header, body []byte) eboot.Digest {
+	h := sha256.New()
+	h.Write(header)
+	h.Write(body)
+	return eboot.Digest(h.Sum(nil))
+}
+
+// header is all of the header but the digest.
+func (s *State) header(length int) []byte {
+	out := append(make([]byte, 0, 128), snapshotMagic...)
+	out = binary.BigEndian.AppendUint16(out, snapshotFormat)
+	out = append(append(out, byte(len(s.cluster))), s.cluster...)
+	out = binary.BigEndian.AppendUint64(out, s.index)
+	return binary.BigEndian.AppendUint64(out, uint64(length))
+}
+
+func (s *State) encodeBody(answers []*answer) ([]byte, error) {
+	text, err := json.Marshal(document{Generation: s.generation, Name: s.name, Bundles: s.bundles, Channels: s.channels, Answers: answers})
+	if err != nil {
+		return nil, err
+	}
+	out := appendText(make([]byte, 0, len(text)+64+16*s.whitelist.Size()), text)
+	out = binary.AppendUvarint(out, uint64(s.whitelist.Size()))
+	for e := range s.Whitelist() {
+		address := e.Prefix.Addr().As4()
+		out = append(out, address[:]...)
+		out = append(out, byte(e.Prefix.Bits()))
+		out = appendText(out, e.Channel)
+		out = appendLabels(out, e.Labels)
+		if len(out) > MaxSnapshotSize {
+			return nil, fmt.Errorf("state: more than %d bytes: %w", int64(MaxSnapshotSize), eboot.ErrTooLarge)
+		}
+	}
+	return out, nil
+}
+
+func withoutTexts(answers []*answer) []*answer {
+	bare := make([]*answer, len(answers))
+	for i, a := range answers {
+		b := *a
+		b.Text = ""
+		bare[i] = &b
+	}
+	return bare
+}
+
+// ReadState reads a snapshot to its end. ErrInvalid: it is none, or of another
+// format; ErrDamaged: it is cut off, or does not match its digest. Errors of r itself
+// are passed on.
+func ReadState(r io.Reader) (*State, error) {
+	h := sha256.New()
+	s, length, err := readHeader(io.TeeReader(r, h))
+	if err != nil {
+		return nil, fmt.Errorf("read state: %w", cutOff(err))
+	}
+	var digest eboot.Digest
+	if _, err := io.ReadFull(r, digest[:]); err != nil {
+		return nil, fmt.Errorf("read state: %w", cutOff(err))
+	}
+	// The buffer grows with what is really there, not with what the header says.
+	var text bytes.Buffer
+	switch n, err := io.Copy(&text, io.LimitReader(r, length+1)); {
+	case err != nil:
+		return nil, fmt.Errorf("read state: %w", err)
+	case n < length:
+		return nil, fmt.Errorf("read state: %w", cutOff(io.ErrUnexpectedEOF))
+	case n > length:
+		return nil, fmt.Errorf("read state: more follows its end: %w", eboot.ErrDamaged)
+	}
+	h.Write(text.Bytes())
+	if eboot.Digest(h.Sum(nil)) != digest {
+		return nil, fmt.Errorf("read state: does not match its digest: %w", eboot.ErrDamaged)
+	}
+	if err := readBody(s, text.Bytes()); err != nil {
+		return nil, fmt.Errorf("read state: %w", err)
+	}
+	return newState(*s), nil
+}
+
+func cutOff(err error) error {
+	if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
+		return fmt.Errorf("is cut off: %w", eboot.ErrDamaged)
+	}
+	return err
+}
+
+// ForRestore returns s as it may replace the state of a cluster that is at
+// current, through Raft's restore of a snapshot. Whitelist, bundles and channels are
+// those of s. The cluster stays itself: its identity, and the answers it has given.
+// The index is the one after current's, so that every change that follows has a
+// greater one, and the generation is greater than both, so that no generation ever
+// means two things. Nothing may be applied between reading current and the restore:
+// cluster.Cluster.HoldWrites sees to it.
+func (s *State) ForRestore(current *State) *State {
+	next := *s
+	next.index = current.index + 1
+	next.generation = max(s.generation, current.generation) + 1
+	next.answers = current.answers
+	if current.cluster != "" {
+		next.cluster, next.name = current.cluster, current.name
+	}
+	return newState(next)
+}

@@ -1,0 +1,1 @@
+{"request_id":"00000000-0000-4000-8000-000000000002","at_ms":1700000000002,"change":{"entries":[{"prefix":"10.1.0.0/16","channel":"stable"},{"prefix":"10.1.2.3/32","channel":"canary","labels":{"rack":"r1","role":"db"}},{"prefix":"10.9.0.0/16","channel":"stable"}]}}
