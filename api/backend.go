@@ -1,0 +1,96 @@
+package api
+
+import (
+	"context"
+	"io"
+	"net/netip"
+
+	"eboot"
+)
+
+// Whitelist says who may boot.
+type Whitelist interface {
+	// Entries returns the whole list in order of prefix.
+	Entries() []eboot.WhitelistEntry
+	// Allow adds or replaces entries, all or none.
+	// eboot.ErrInvalid names the entry that is wrong.
+	Allow(ctx context.Context, w Write, entries []eboot.WhitelistEntry) (WriteResult, error)
+	// Deny removes entries, all or none; eboot.ErrNotFound names the first that is not there.
+	Deny(ctx context.Context, w Write, prefixes []netip.Prefix) (WriteResult, error)
+	// Check returns the entry that decides about an address.
+	Check(slave netip.Addr) SlaveCheck
+}
+
+// Channels say what boots.
+type Channels interface {
+	Channels() []eboot.Channel
+	// Channel returns eboot.ErrNotFound for a channel that nobody has set.
+	Channel(name string) (eboot.Channel, error)
+	// SetChannel moves a channel; eboot.ErrNotFound when the bundle does not exist.
+	SetChannel(ctx context.Context, w Write, channel string, set ChannelSet) (WriteResult, error)
+}
+
+// Bundles are what was published.
+type Bundles interface {
+	Bundles() []BundleDetail
+	// Bundle returns one detail for each ERTS version of ref, or eboot.ErrNotFound.
+	Bundle(ref eboot.Ref) ([]BundleDetail, error)
+	// RemoveBundle takes ref out, for one ERTS version or (empty) for all.
+	// eboot.ErrConflict when a channel points to it, or slaves run it and force is off.
+	RemoveBundle(ctx context.Context, w Write, ref eboot.Ref, erts string, force bool) (RemoveResult, error)
+	// VerifyBundle hashes every blob of ref and reports as it goes; the last report has Done set.
+	VerifyBundle(ctx context.Context, ref eboot.Ref, report func(VerifyProgress) error) error
+}
+
+// Publishes take new bundles in.
+type Publishes interface {
+	// OpenPublish answers which blobs are missing. eboot.ErrConflict: the name is
+	// taken by other content. eboot.ErrUnavailable: too many publishes at once.
+	OpenPublish(ctx context.Context, r PublishRequest) (PublishOpened, error)
+	// PutBlob takes one blob of an open publish in. eboot.ErrInvalid: the content
+	// does not match, or the manifest does not name it. eboot.ErrNotFound: no such publish.
+	PutBlob(ctx context.Context, id string, d eboot.Digest, size int64, content io.Reader) error
+	// FlushBlobs makes what was put so far survive a crash.
+	FlushBlobs(ctx context.Context, id string) error
+	// CommitPublish makes the bundle visible; eboot.ErrConflict when blobs are missing.
+	CommitPublish(ctx context.Context, id string, w Write, c PublishCommit) (PublishResult, error)
+	// AbortPublish drops an open publish; an unknown one is eboot.ErrNotFound.
+	AbortPublish(id string) error
+}
+
+// Fleet is what was observed of slaves.
+type Fleet interface {
+	// Boots returns the boots that are remembered, newest first; an invalid
+	// address means those of all slaves.
+	Boots(slave netip.Addr) []eboot.Boot
+	// FollowBoots delivers boots as they begin and change phase, until ctx ends.
+	FollowBoots(ctx context.Context) <-chan eboot.Boot
+	// Explain says step by step why slave would or would not boot.
+	Explain(slave netip.Addr) eboot.Explanation
+}
+
+// Cluster is the group of servers.
+type Cluster interface {
+	Status() eboot.ClusterStatus
+	Readiness() eboot.Readiness
+}
+
+// Snapshots carry the replicated state out and in. Blobs are not part of them.
+type Snapshots interface {
+	// SaveSnapshot writes the state as of now.
+	SaveSnapshot(ctx context.Context, w io.Writer) (SnapshotInfo, error)
+	// RestoreSnapshot replaces the state. eboot.ErrConflict: this cluster is in
+	// use and force is off. eboot.ErrInvalid, eboot.ErrDamaged: not a whole snapshot.
+	RestoreSnapshot(ctx context.Context, r io.Reader, force bool) (SnapshotInfo, error)
+}
+
+// Backend is everything the API serves.
+type Backend interface {
+	Whitelist
+	Channels
+	Bundles
+	Publishes
+	Fleet
+	Cluster
+	Snapshots
+}

@@ -1,0 +1,18 @@
+// Package api is the admin API: HTTP and JSON below /v1, the typed client that
+// the command line uses, and the one table that turns sentinel errors into
+// HTTP statuses and back.
+//
+// The server knows no replicated state, no Raft and no disk: it asks the small
+// interfaces of backend.go, whose methods speak in types of the root package.
+// Every write carries a request id, so that repeating it is safe, and may carry
+// the generation it expects.
+//
+// Goroutines: Serve owns the HTTP server's connections and returns when they
+// have ended. Handlers run on the connection's goroutine; a streaming reply
+// (boots --follow, bundle verify) ends with the request's context.
+//
+// Caveat: the API has no authentication of its own yet. It is meant for a
+// loopback address or a Unix socket, which config enforces, and it refuses
+// requests whose Host or Origin header is not local, so that a web page in an
+// operator's browser cannot reach it by rebinding a name.
+package api

@@ -1,0 +1,260 @@
+package api
+
+import (
+	"bufio"
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+
+	"eboot"
+)
+
+func (s *Server) whitelist(w http.ResponseWriter, _ *http.Request) error {
+	return writeJSON(w, http.StatusOK, s.backend.Entries())
+}
+
+func (s *Server) allow(w http.ResponseWriter, r *http.Request) error {
+	write, err := readWrite(r)
+	if err != nil {
+		return err
+	}
+	var body AllowRequest
+	if err := readJSON(r, &body); err != nil {
+		return err
+	}
+	result, err := s.backend.Allow(r.Context(), write, body.Entries)
+	if err != nil {
+		return err
+	}
+	return writeJSON(w, http.StatusOK, result)
+}
+
+func (s *Server) deny(w http.ResponseWriter, r *http.Request) error {
+	write, err := readWrite(r)
+	if err != nil {
+		return err
+	}
+	var body DenyRequest
+	if err := readJSON(r, &body); err != nil {
+		return err
+	}
+	result, err := s.backend.Deny(r.Context(), write, body.Prefixes)
+	if err != nil {
+		return err
+	}
+	return writeJSON(w, http.StatusOK, result)
+}
+
+func (s *Server) check(w http.ResponseWriter, r *http.Request) error {
+	slave, err := pathAddr(r)
+	if err != nil {
+		return err
+	}
+	return writeJSON(w, http.StatusOK, s.backend.Check(slave))
+}
+
+func (s *Server) explain(w http.ResponseWriter, r *http.Request) error {
+	slave, err := pathAddr(r)
+	if err != nil {
+		return err
+	}
+	return writeJSON(w, http.StatusOK, s.backend.Explain(slave))
+}
+
+func (s *Server) channels(w http.ResponseWriter, _ *http.Request) error {
+	return writeJSON(w, http.StatusOK, s.backend.Channels())
+}
+
+func (s *Server) channel(w http.ResponseWriter, r *http.Request) error {
+	c, err := s.backend.Channel(r.PathValue("channel"))
+	if err != nil {
+		return err
+	}
+	return writeJSON(w, http.StatusOK, c)
+}
+
+func (s *Server) setChannel(w http.ResponseWriter, r *http.Request) error {
+	write, err := readWrite(r)
+	if err != nil {
+		return err
+	}
+	var body ChannelSet
+	if err := readJSON(r, &body); err != nil {
+		return err
+	}
+	result, err := s.backend.SetChannel(r.Context(), write, r.PathValue("channel"), body)
+	if err != nil {
+		return err
+	}
+	return writeJSON(w, http.StatusOK, result)
+}
+
+func (s *Server) bundles(w http.ResponseWriter, _ *http.Request) error {
+	return writeJSON(w, http.StatusOK, s.backend.Bundles())
+}
+
+func (s *Server) bundle(w http.ResponseWriter, r *http.Request) error {
+	ref, err := pathRef(r)
+	if err != nil {
+		return err
+	}
+	details, err := s.backend.Bundle(ref)
+	if err != nil {
+		return err
+	}
+	return writeJSON(w, http.StatusOK, details)
+}
+
+func (s *Server) removeBundle(w http.ResponseWriter, r *http.Request) error {
+	write, err := readWrite(r)
+	if err != nil {
+		return err
+	}
+	ref, err := pathRef(r)
+	if err != nil {
+		return err
+	}
+	force, err := queryFlag(r, "force")
+	if err != nil {
+		return err
+	}
+	result, err := s.backend.RemoveBundle(r.Context(), write, ref, r.URL.Query().Get("erts"), force)
+	if err != nil {
+		return err
+	}
+	return writeJSON(w, http.StatusOK, result)
+}
+
+// verifyBundle streams its progress, so that the length of the work does not
+// look like a hang. An error after the first line ends the stream early: the
+// client misses the line that says done.
+func (s *Server) verifyBundle(w http.ResponseWriter, r *http.Request) error {
+	ref, err := pathRef(r)
+	if err != nil {
+		return err
+	}
+	if _, err := s.backend.Bundle(ref); err != nil {
+		return err
+	}
+	send := lines(w)
+	if err := s.backend.VerifyBundle(r.Context(), ref, func(p VerifyProgress) error { return send(p) }); err != nil {
+		s.logger.Warn("verify ended early", "bundle", ref, "error", err)
+		panic(http.ErrAbortHandler) // the documented way to break a reply off
+	}
+	return nil
+}
+
+func (s *Server) openPublish(w http.ResponseWriter, r *http.Request) error {
+	body := bufio.NewReaderSize(r.Body, 64<<10)
+	line, err := body.ReadSlice('\n')
+	if err != nil {
+		return fmt.Errorf("publish: first line: want one line of JSON of at most 64 KiB: %w", eboot.ErrInvalid)
+	}
+	var request PublishRequest
+	d := json.NewDecoder(bytes.NewReader(line))
+	d.DisallowUnknownFields()
+	if err := d.Decode(&request); err != nil {
+		return fmt.Errorf("publish: first line: %v: %w", err, eboot.ErrInvalid)
+	}
+	if request.Manifest, err = readExactly(body, "manifest", request.ManifestBytes); err != nil {
+		return err
+	}
+	if request.Times, err = readExactly(body, "times", request.TimesBytes); err != nil {
+		return err
+	}
+	opened, err := s.backend.OpenPublish(r.Context(), request)
+	if err != nil {
+		return err
+	}
+	return writeJSON(w, http.StatusOK, opened)
+}
+
+// readExactly grows with what arrives, not with what was announced.
+func readExactly(r io.Reader, noun string, n int) ([]byte, error) {
+	if n < 0 || n > eboot.MaxManifestSize {
+		return nil, fmt.Errorf("publish: %s of %d bytes, at most %d: %w", noun, n, eboot.MaxManifestSize, eboot.ErrTooLarge)
+	}
+	data, err := io.ReadAll(io.LimitReader(r, int64(n)))
+	if err != nil || len(data) != n {
+		return nil, fmt.Errorf("publish: %s: %d of %d bytes arrived: %w", noun, len(data), n, eboot.ErrInvalid)
+	}
+	return data, nil
+}
+
+func (s *Server) putBlobs(w http.ResponseWriter, r *http.Request) error {
+	id := r.PathValue("publish")
+	err := readBlobs(bufio.NewReaderSize(r.Body, 256<<10), func(d eboot.Digest, size int64, content io.Reader) error {
+		return s.backend.PutBlob(r.Context(), id, d, size, content)
+	})
+	if err == nil {
+		err = s.backend.FlushBlobs(r.Context(), id)
+	}
+	if err != nil {
+		return err
+	}
+	return writeJSON(w, http.StatusOK, struct{}{})
+}
+
+func (s *Server) commitPublish(w http.ResponseWriter, r *http.Request) error {
+	write, err := readWrite(r)
+	if err != nil {
+		return err
+	}
+	var body PublishCommit
+	if err := readJSON(r, &body); err != nil {
+		return err
+	}
+	result, err := s.backend.CommitPublish(r.Context(), r.PathValue("publish"), write, body)
+	if err != nil {
+		return err
+	}
+	return writeJSON(w, http.StatusOK, result)
+}
+
+func (s *Server) abortPublish(w http.ResponseWriter, r *http.Request) error {
+	if err := s.backend.AbortPublish(r.PathValue("publish")); err != nil {
+		return err
+	}
+	return writeJSON(w, http.StatusOK, struct{}{})
+}
+
+// saveSnapshot sends the snapshot whole: the size is known before the first
+// byte, so a client sees when it was cut off.
+func (s *Server) saveSnapshot(w http.ResponseWriter, r *http.Request) error {
+	var out bytes.Buffer
+	info, err := s.backend.SaveSnapshot(r.Context(), &out)
+	if err != nil {
+		return err
+	}
+	described, err := json.Marshal(info)
+	if err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/octet-stream")
+	w.Header().Set("Content-Length", fmt.Sprint(out.Len()))
+	w.Header().Set("Eboot-Snapshot", string(described))
+	_, err = out.WriteTo(w)
+	if err != nil {
+		s.logger.Debug("snapshot not delivered", "error", err)
+	}
+	return nil
+}
+
+func (s *Server) restoreSnapshot(w http.ResponseWriter, r *http.Request) error {
+	force, err := queryFlag(r, "force")
+	if err != nil {
+		return err
+	}
+	info, err := s.backend.RestoreSnapshot(r.Context(), http.MaxBytesReader(w, r.Body, maxSnapshotBody), force)
+	if err != nil {
+		var tooLarge *http.MaxBytesError
+		if errors.As(err, &tooLarge) {
+			return fmt.Errorf("snapshot: more than %d bytes: %w", maxSnapshotBody, eboot.ErrTooLarge)
+		}
+		return err
+	}
+	return writeJSON(w, http.StatusOK, info)
+}

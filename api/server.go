@@ -1,0 +1,324 @@
+package api
+
+import (
+	"bufio"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/netip"
+	"net/url"
+	"strconv"
+	"time"
+
+	"github.com/hashicorp/go-hclog"
+
+	"eboot"
+)
+
+// Headers of a write.
+const (
+	headerRequestID        = "Idempotency-Key"
+	headerExpectGeneration = "Eboot-Expect-Generation"
+)
+
+const (
+	maxBody         = 4 << 20 // JSON bodies; publishes and snapshots have limits of their own
+	maxSnapshotBody = 1 << 30
+)
+
+// ServerOptions are what a Server needs.
+type ServerOptions struct {
+	Backend Backend
+	Metrics http.Handler // answers /metrics
+	Logger  hclog.Logger
+	// Live answers /livez: nil means alive. An error is a server that must be restarted.
+	Live func() error
+}
+
+// Server is the admin API of one server. Active: NewServer starts nothing.
+type Server struct {
+	backend Backend
+	logger  hclog.Logger
+	handler http.Handler
+}
+
+// NewServer returns a server that does nothing until Serve.
+func NewServer(o ServerOptions) *Server {
+	s := &Server{backend: o.Backend, logger: o.Logger}
+	mux := http.NewServeMux()
+	mux.Handle("GET /metrics", o.Metrics)
+	mux.HandleFunc("GET /livez", s.handle(func(w http.ResponseWriter, _ *http.Request) error {
+		if err := o.Live(); err != nil {
+			return fmt.Errorf("%w: %w", eboot.ErrUnavailable, err)
+		}
+		return writeJSON(w, http.StatusOK, map[string]string{"status": "alive"})
+	}))
+	for pattern, h := range map[string]handlerFunc{
+		"GET /readyz":                         s.ready,
+		"GET /v1/cluster":                     s.status,
+		"GET /v1/cluster/ready":               s.ready,
+		"GET /v1/whitelist":                   s.whitelist,
+		"POST /v1/whitelist":                  s.allow,
+		"POST /v1/whitelist/deny":             s.deny,
+		"GET /v1/slaves/{slave}/check":        s.check,
+		"GET /v1/slaves/{slave}/explain":      s.explain,
+		"GET /v1/channels":                    s.channels,
+		"GET /v1/channels/{channel}":          s.channel,
+		"PUT /v1/channels/{channel}":          s.setChannel,
+		"GET /v1/bundles":                     s.bundles,
+		"GET /v1/bundles/{bundle}":            s.bundle,
+		"DELETE /v1/bundles/{bundle}":         s.removeBundle,
+		"POST /v1/bundles/{bundle}/verify":    s.verifyBundle,
+		"POST /v1/publishes":                  s.openPublish,
+		"PUT /v1/publishes/{publish}/blobs":   s.putBlobs,
+		"POST /v1/publishes/{publish}/commit": s.commitPublish,
+		"DELETE /v1/publishes/{publish}":      s.abortPublish,
+		"GET /v1/boots":                       s.boots,
+		"GET /v1/boots/follow":                s.followBoots,
+		"GET /v1/snapshot":                    s.saveSnapshot,
+		"POST /v1/snapshot":                   s.restoreSnapshot,
+	} {
+		mux.HandleFunc(pattern, s.handle(h))
+	}
+	s.handler = s.guard(mux)
+	return s
+}
+
+// Serve answers on ln until ctx ends, then waits at most five seconds for
+// requests under way and cuts the rest off. It closes ln.
+func (s *Server) Serve(ctx context.Context, ln net.Listener) error {
+	server := &http.Server{
+		Handler:           s.handler,
+		ReadHeaderTimeout: 10 * time.Second,
+		IdleTimeout:       2 * time.Minute,
+		MaxHeaderBytes:    64 << 10,
+		BaseContext:       func(net.Listener) context.Context { return ctx },
+		ErrorLog:          s.logger.StandardLogger(&hclog.StandardLoggerOptions{ForceLevel: hclog.Debug}),
+	}
+	served := make(chan error, 1)
+	go func() { served <- server.Serve(ln) }()
+	select {
+	case err := <-served:
+		return err
+	case <-ctx.Done():
+	}
+	wait, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
+	defer cancel()
+	err := server.Shutdown(wait)
+	if err != nil {
+		err = server.Close()
+	}
+	<-served
+	return err
+}
+
+// guard refuses requests that a browser was talked into sending: the API is
+// for operators, and a loopback address alone does not keep web pages out.
+func (s *Server) guard(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if !localName(r.Host) {
+			s.fail(w, r, fmt.Errorf("host %q: address the API by IP address or as localhost: %w", r.Host, eboot.ErrDenied))
+			return
+		}
+		if origin := r.Header.Get("Origin"); origin != "" {
+			u, err := url.Parse(origin)
+			if err != nil || u.Host != r.Host {
+				s.fail(w, r, fmt.Errorf("origin %q: requests of other sites are refused: %w", origin, eboot.ErrDenied))
+				return
+			}
+		}
+		next.ServeHTTP(&fallbackWriter{ResponseWriter: w, server: s, request: r}, r)
+	})
+}
+
+func localName(host string) bool {
+	name, _, err := net.SplitHostPort(host)
+	if err != nil {
+		name = host
+	}
+	if name == "localhost" || name == socketHost {
+		return true
+	}
+	_, err = netip.ParseAddr(name)
+	return err == nil
+}
+
+// fallbackWriter turns the mux's own plain-text 404 and 405 into the API's JSON.
+type fallbackWriter struct {
+	http.ResponseWriter
+	server   *Server
+	request  *http.Request
+	replaced bool
+}
+
+func (f *fallbackWriter) WriteHeader(status int) {
+	json := f.Header().Get("Content-Type") == "application/json"
+	switch {
+	case status == http.StatusNotFound && !json:
+		f.replaced = true
+		f.server.fail(f.ResponseWriter, f.request, fmt.Errorf("%s %s: no such resource: %w", f.request.Method, f.request.URL.Path, eboot.ErrNotFound))
+	case status == http.StatusMethodNotAllowed && !json:
+		f.replaced = true
+		body := ErrorBody{Error: ErrorDetail{Code: codeMethodNotAllowed, Message: fmt.Sprintf("%s %s: allowed are %s", f.request.Method, f.request.URL.Path, f.Header().Get("Allow"))}}
+		_ = writeJSON(f.ResponseWriter, status, body)
+	default:
+		f.ResponseWriter.WriteHeader(status)
+	}
+}
+
+func (f *fallbackWriter) Write(p []byte) (int, error) {
+	if f.replaced {
+		return len(p), nil
+	}
+	return f.ResponseWriter.Write(p)
+}
+
+// Unwrap lets http.ResponseController reach Flush.
+func (f *fallbackWriter) Unwrap() http.ResponseWriter { return f.ResponseWriter }
+
+type handlerFunc func(http.ResponseWriter, *http.Request) error
+
+// handle writes the error that h returns, and logs it.
+func (s *Server) handle(h handlerFunc) http.HandlerFunc {
+	return func(w http.ResponseWriter, r *http.Request) {
+		if err := h(w, r); err != nil {
+			s.fail(w, r, err)
+		}
+	}
+}
+
+func (s *Server) fail(w http.ResponseWriter, r *http.Request, err error) {
+	body, status := describe(err)
+	log := s.logger.Debug
+	if status == http.StatusInternalServerError {
+		log = s.logger.Error
+	}
+	log("request failed", "method", r.Method, "path", r.URL.Path, "code", body.Error.Code, "error", err)
+	if err := writeJSON(w, status, body); err != nil {
+		s.logger.Debug("reply not delivered", "path", r.URL.Path, "error", err)
+	}
+}
+
+func writeJSON(w http.ResponseWriter, status int, v any) error {
+	data, err := json.Marshal(v)
+	if err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(status)
+	_, err = w.Write(append(data, '\n'))
+	return err
+}
+
+// readJSON reads one JSON value and nothing behind it, without unknown fields.
+func readJSON(r *http.Request, v any) error {
+	d := json.NewDecoder(http.MaxBytesReader(nil, r.Body, maxBody))
+	d.DisallowUnknownFields()
+	if err := d.Decode(v); err != nil {
+		var tooLarge *http.MaxBytesError
+		switch {
+		case errors.As(err, &tooLarge):
+			return fmt.Errorf("request body: more than %d bytes: %w", maxBody, eboot.ErrTooLarge)
+		case errors.Is(err, eboot.ErrInvalid):
+			return fmt.Errorf("request body: %w", err)
+		}
+		return fmt.Errorf("request body: %v: %w", err, eboot.ErrInvalid)
+	}
+	if _, err := d.Token(); !errors.Is(err, io.EOF) {
+		return fmt.Errorf("request body: more than one JSON value: %w", eboot.ErrInvalid)
+	}
+	return nil
+}
+
+func readWrite(r *http.Request) (Write, error) {
+	w := Write{RequestID: r.Header.Get(headerRequestID)}
+	if w.RequestID == "" || len(w.RequestID) > 64 {
+		return w, fmt.Errorf("header %s: want a unique id of up to 64 characters, so that the write can be repeated safely: %w", headerRequestID, eboot.ErrInvalid)
+	}
+	if text := r.Header.Get(headerExpectGeneration); text != "" {
+		g, err := strconv.ParseUint(text, 10, 64)
+		if err != nil {
+			return w, fmt.Errorf("header %s: %q is not a generation: %w", headerExpectGeneration, text, eboot.ErrInvalid)
+		}
+		w.ExpectGeneration = &g
+	}
+	return w, nil
+}
+
+func pathAddr(r *http.Request) (netip.Addr, error) { return eboot.ParseAddr(r.PathValue("slave")) }
+func pathRef(r *http.Request) (eboot.Ref, error)   { return eboot.ParseRef(r.PathValue("bundle")) }
+
+// queryFlag reads a query parameter that is absent, true or false.
+func queryFlag(r *http.Request, name string) (bool, error) {
+	text := r.URL.Query().Get(name)
+	if text == "" {
+		return false, nil
+	}
+	v, err := strconv.ParseBool(text)
+	if err != nil {
+		return false, fmt.Errorf("query %s=%q: want true or false: %w", name, text, eboot.ErrInvalid)
+	}
+	return v, nil
+}
+
+func (s *Server) status(w http.ResponseWriter, _ *http.Request) error {
+	return writeJSON(w, http.StatusOK, s.backend.Status())
+}
+
+func (s *Server) ready(w http.ResponseWriter, _ *http.Request) error {
+	readiness := s.backend.Readiness()
+	status := http.StatusOK
+	if !readiness.Ready {
+		status = http.StatusServiceUnavailable
+	}
+	return writeJSON(w, status, readiness)
+}
+
+func (s *Server) boots(w http.ResponseWriter, r *http.Request) error {
+	var slave netip.Addr
+	if text := r.URL.Query().Get("slave"); text != "" {
+		var err error
+		if slave, err = eboot.ParseAddr(text); err != nil {
+			return err
+		}
+	}
+	boots := s.backend.Boots(slave)
+	if boots == nil {
+		boots = []eboot.Boot{}
+	}
+	return writeJSON(w, http.StatusOK, boots)
+}
+
+// lines sends one JSON value a line, each delivered at once.
+func lines(w http.ResponseWriter) func(any) error {
+	w.Header().Set("Content-Type", "application/jsonl")
+	w.WriteHeader(http.StatusOK)
+	flush := http.NewResponseController(w).Flush
+	_ = flush() // the header: a follower wants to know that it is connected
+	buffered := bufio.NewWriter(w)
+	encoder := json.NewEncoder(buffered)
+	return func(v any) error {
+		if err := encoder.Encode(v); err != nil {
+			return err
+		}
+		if err := buffered.Flush(); err != nil {
+			return err
+		}
+		return flush()
+	}
+}
+
+func (s *Server) followBoots(w http.ResponseWriter, r *http.Request) error {
+	boots := s.backend.FollowBoots(r.Context())
+	send := lines(w)
+	for b := range boots {
+		if err := send(b); err != nil {
+			return nil // the follower went away
+		}
+	}
+	return nil
+}

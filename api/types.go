@@ -1,0 +1,120 @@
+package api
+
+import (
+	"net/netip"
+
+	"eboot"
+)
+
+// Write accompanies every change. RequestID makes repeating it safe: a second
+// write with the same id changes nothing and returns what the first returned.
+type Write struct {
+	RequestID        string
+	ExpectGeneration *uint64 // nil: whatever the generation is
+}
+
+// WriteResult is the answer to a change.
+type WriteResult struct {
+	Generation uint64 `json:"generation"` // after the change
+	Changed    bool   `json:"changed"`    // false: it was so already
+}
+
+// AllowRequest is the body of POST /v1/whitelist.
+type AllowRequest struct {
+	Entries []eboot.WhitelistEntry `json:"entries"`
+}
+
+// DenyRequest is the body of POST /v1/whitelist/deny.
+type DenyRequest struct {
+	Prefixes []netip.Prefix `json:"prefixes"`
+}
+
+// SlaveCheck says whether an address is whitelisted, and by which entry.
+type SlaveCheck struct {
+	Slave       netip.Addr            `json:"slave"`
+	Whitelisted bool                  `json:"whitelisted"`
+	Entry       *eboot.WhitelistEntry `json:"entry,omitempty"`
+}
+
+// ChannelSet is the body of PUT /v1/channels/{channel}. An empty ERTS means
+// every ERTS version that the bundle was published for.
+type ChannelSet struct {
+	Bundle eboot.Ref `json:"bundle"`
+	ERTS   string    `json:"erts,omitempty"`
+}
+
+// BundleDetail is a bundle with what this server knows of it.
+type BundleDetail struct {
+	eboot.Bundle
+	Channels []string            `json:"channels"`          // channels that point to it
+	Pins     int                 `json:"pins"`              // slaves whose latest boot began with it
+	Disk     *eboot.BundleOnDisk `json:"on_disk,omitempty"` // on the server asked
+}
+
+// RemoveResult is the answer to the removal of a bundle.
+type RemoveResult struct {
+	WriteResult
+	Removed []eboot.Bundle `json:"removed"`
+}
+
+// PublishRequest opens a publish. It travels as the first line of the body of
+// POST /v1/publishes; ManifestBytes of manifest and TimesBytes of times follow.
+type PublishRequest struct {
+	Name          string   `json:"name"`
+	Version       string   `json:"version"`
+	ERTS          []string `json:"erts"`
+	BootScript    string   `json:"boot_script"`
+	SysConfig     string   `json:"sys_config,omitempty"`
+	ManifestBytes int      `json:"manifest_bytes"`
+	TimesBytes    int      `json:"times_bytes"`
+
+	Manifest []byte `json:"-"`
+	Times    []byte `json:"-"`
+}
+
+// PublishOpened is the answer: the blobs the server lacks.
+type PublishOpened struct {
+	ID      string         `json:"id"`
+	Missing []eboot.Digest `json:"missing"`
+	// Unchanged: this very content is published already under this name; commit
+	// is still legal and changes nothing but what a channel points to.
+	Unchanged bool `json:"unchanged"`
+}
+
+// PublishCommit is the body of POST /v1/publishes/{id}/commit.
+type PublishCommit struct {
+	Channel string `json:"channel,omitempty"` // empty: no channel is moved
+	// MinCopies is how many servers must hold the bundle before it becomes
+	// visible; 0: as many as the cluster thinks right.
+	MinCopies int `json:"min_copies,omitempty"`
+}
+
+// PublishResult is the answer to a committed publish.
+type PublishResult struct {
+	WriteResult
+	Bundles []eboot.Bundle `json:"bundles"` // one for each ERTS version
+}
+
+// VerifyProgress is one line of the reply to POST /v1/bundles/{ref}/verify; the
+// last one has Done set.
+type VerifyProgress struct {
+	Checked int                 `json:"checked"` // blobs hashed so far
+	Total   int                 `json:"total"`
+	Done    bool                `json:"done"`
+	Damaged []eboot.DamagedBlob `json:"damaged,omitempty"`
+	Missing []eboot.Digest      `json:"missing,omitempty"`
+}
+
+// OK reports whether every blob was there and matched its digest.
+func (p VerifyProgress) OK() bool { return p.Done && len(p.Damaged) == 0 && len(p.Missing) == 0 }
+
+// SnapshotInfo describes a snapshot of the replicated state.
+type SnapshotInfo struct {
+	Cluster    string       `json:"cluster"`
+	Index      uint64       `json:"index"`
+	Generation uint64       `json:"generation"`
+	Digest     eboot.Digest `json:"digest"` // of the state
+	Entries    int          `json:"whitelist_entries"`
+	Bundles    int          `json:"bundles"`
+	Channels   int          `json:"channels"`
+}

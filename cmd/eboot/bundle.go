@@ -1,0 +1,294 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"path"
+	"strings"
+
+	"github.com/schollz/progressbar/v3"
+	"github.com/spf13/cobra"
+
+	"eboot"
+	"eboot/api"
+	"eboot/ingest"
+)
+
+func (c *command) bundleCommand() *cobra.Command {
+	return group("bundle", "What was published", c.bundlePublish(), c.bundleList(), c.bundleShow(), c.bundleVerify(), c.bundleRemove())
+}
+
+// publishFlags are the flags of `bundle publish`.
+type publishFlags struct {
+	erts        []string
+	boot        string
+	channel     string
+	dereference bool
+	minCopies   int
+}
+
+func (c *command) bundlePublish() *cobra.Command {
+	var flags publishFlags
+	cmd := &cobra.Command{
+		Use:   "publish NAME VERSION PATH",
+		Short: "Publish a release or an Erlang installation: a directory, .tar, .tar.gz or .tar.zst",
+		Args:  arguments(3, 3),
+		RunE: c.withClient(func(ctx context.Context, client *api.Client, args []string) error {
+			ref := eboot.Ref{Name: args[0], Version: args[1]}
+			if err := ref.Check(); err != nil {
+				return err
+			}
+			if flags.channel != "" {
+				if err := eboot.CheckName("channel", flags.channel); err != nil {
+					return err
+				}
+			}
+			if flags.minCopies < 0 {
+				return fmt.Errorf("--min-copies %d: want a positive number: %w", flags.minCopies, eboot.ErrInvalid)
+			}
+			outcome, err := c.publish(ctx, client, ref, args[2], flags)
+			if err != nil {
+				return err
+			}
+			return c.print(outcome, func(w io.Writer) error { return publishText(w, ref, flags.channel, outcome) })
+		}),
+	}
+	cmd.Flags().StringArrayVar(&flags.erts, "erts", nil, "ERTS version it is for; may be repeated (default: found in PATH)")
+	cmd.Flags().StringVar(&flags.boot, "boot", "", "boot script in PATH that <root>/bin/start.boot answers (default: found)")
+	cmd.Flags().StringVar(&flags.channel, "channel", "", "also point this channel to it")
+	cmd.Flags().BoolVar(&flags.dereference, "dereference", false, "follow symlinks that point outside PATH")
+	cmd.Flags().IntVar(&flags.minCopies, "min-copies", 0, "how many servers must hold it before it becomes visible")
+	return c.write(cmd)
+}
+
+// publish reads PATH, says what it found, and sends what the server lacks.
+func (c *command) publish(ctx context.Context, client *api.Client, ref eboot.Ref, from string, flags publishFlags) (api.PublishOutcome, error) {
+	reading := c.progress("reading")
+	source, err := ingest.Open(ctx, from, ingest.Options{
+		Dereference: flags.dereference, ERTS: flags.erts, Boot: flags.boot,
+		Warn:     func(text string) { fmt.Fprintln(c.err, "warning:", text) },
+		Progress: reading.set,
+	})
+	reading.done()
+	if err != nil {
+		return api.PublishOutcome{}, err
+	}
+	defer source.Close()
+	found := source.Found()
+	if !c.json() {
+		fmt.Fprintf(c.out, "%s: %s for ERTS %s, boot script %s, %s, %d files, %s\n", ref, found.Layout, strings.Join(found.ERTS, " "),
+			found.BootScript, configText(found.SysConfig), found.Files, bytesText(found.Bytes))
+		for _, note := range found.Notes {
+			fmt.Fprintln(c.out, "note:", note)
+		}
+		for _, v := range found.Variables {
+			fmt.Fprintln(c.out, "note: slaves need", bootVariable(v))
+		}
+	}
+	sending := c.progress("sending")
+	defer sending.done()
+	return client.Publish(ctx, api.Publish{
+		Ref: ref, ERTS: found.ERTS, BootScript: found.BootScript, SysConfig: found.SysConfig,
+		Channel: flags.channel, MinCopies: flags.minCopies, Source: source, Progress: sending.set,
+	})
+}
+
+// bootVariable is the flag without which init cannot resolve the boot script.
+func bootVariable(v ingest.BootVariable) string {
+	if v.Directory == "" {
+		return fmt.Sprintf("-boot_var %s DIRECTORY, where DIRECTORY on the slave or below a root holds what the boot script asks for; nothing in the bundle does", v.Name)
+	}
+	return fmt.Sprintf("-boot_var %s %s", v.Name, path.Join("ROOTDIR", v.Directory))
+}
+
+func configText(file string) string {
+	if file == "" {
+		return "no sys.config"
+	}
+	return "configuration " + file
+}
+
+func publishText(w io.Writer, ref eboot.Ref, channel string, o api.PublishOutcome) error {
+	var versions []string
+	for _, b := range o.Bundles {
+		versions = append(versions, b.ERTS)
+	}
+	verb := "published"
+	if !o.Changed {
+		verb = "unchanged:"
+	}
+	sent := "every blob was there already"
+	if o.SentBlobs > 0 {
+		sent = fmt.Sprintf("sent %d blobs, %s", o.SentBlobs, bytesText(o.SentBytes))
+	}
+	if _, err := fmt.Fprintf(w, "%s %s for ERTS %s (%s); %s\n", verb, ref, strings.Join(versions, " "), o.Bundles[0].Manifest.Short(), sent); err != nil {
+		return err
+	}
+	if channel != "" {
+		_, err := fmt.Fprintf(w, "channel %s points to %s; generation %d\n", channel, ref, o.Generation)
+		return err
+	}
+	if len(o.Bundles) > 0 && o.Changed {
+		_, err := fmt.Fprintf(w, "no channel was moved; `eboot channel set %s %s` lets slaves boot it\n", eboot.DefaultChannel, ref)
+		return err
+	}
+	return nil
+}
+
+// progressBar shows how far long work is, to a person only.
+type progressBar struct{ bar *progressbar.ProgressBar }
+
+func (c *command) progress(what string) *progressBar {
+	if !c.interactive() {
+		return &progressBar{}
+	}
+	return &progressBar{bar: progressbar.NewOptions64(-1, progressbar.OptionSetWriter(c.err), progressbar.OptionSetDescription(what),
+		progressbar.OptionShowBytes(true), progressbar.OptionClearOnFinish(), progressbar.OptionThrottle(100e6), progressbar.OptionSetRenderBlankState(false))}
+}
+
+func (p *progressBar) set(done, total int64) {
+	if p.bar == nil {
+		return
+	}
+	if p.bar.GetMax64() != total {
+		p.bar.ChangeMax64(total)
+	}
+	_ = p.bar.Set64(done) // a terminal that went away
+}
+
+func (p *progressBar) done() {
+	if p.bar != nil {
+		_ = p.bar.Finish()
+	}
+}
+
+func (c *command) bundleList() *cobra.Command {
+	return &cobra.Command{
+		Use: "list", Short: "Show every bundle", Args: arguments(0, 0),
+		RunE: c.withClient(func(ctx context.Context, client *api.Client, _ []string) error {
+			bundles, err := client.Bundles(ctx)
+			if err != nil {
+				return err
+			}
+			return c.print(bundles, func(w io.Writer) error {
+				rows := make([][]string, len(bundles))
+				for i, b := range bundles {
+					rows[i] = []string{b.Ref().String(), b.ERTS, b.Manifest.Short(), fmt.Sprint(b.Files), bytesText(b.Bytes),
+						timeText(b.PublishedAt), dash(strings.Join(b.Channels, ","))}
+				}
+				return table(w, "BUNDLE ERTS MANIFEST FILES SIZE PUBLISHED CHANNELS", rows)
+			})
+		}),
+	}
+}
+
+func (c *command) bundleShow() *cobra.Command {
+	return &cobra.Command{
+		Use: "show NAME@VERSION", Short: "Show a bundle, once for each ERTS version it was published for", Args: arguments(1, 1),
+		RunE: c.withClient(func(ctx context.Context, client *api.Client, args []string) error {
+			ref, err := eboot.ParseRef(args[0])
+			if err != nil {
+				return err
+			}
+			details, err := client.Bundle(ctx, ref)
+			if err != nil {
+				return err
+			}
+			return c.print(details, func(w io.Writer) error {
+				for i, d := range details {
+					if i > 0 {
+						fmt.Fprintln(w)
+					}
+					if err := bundleText(w, d); err != nil {
+						return err
+					}
+				}
+				return nil
+			})
+		}),
+	}
+}
+
+func bundleText(w io.Writer, d api.BundleDetail) error {
+	held := "not loaded (no channel points to it)"
+	if d.Disk != nil {
+		held = fmt.Sprintf("%d of %d blobs on this server", d.Disk.Blobs-d.Disk.Missing, d.Disk.Blobs)
+	}
+	return fields(w, [][2]string{
+		{"bundle", d.Ref().String()},
+		{"erts", d.ERTS},
+		{"manifest", d.Manifest.String()},
+		{"boot script", d.BootScript},
+		{"sys.config", dash(d.SysConfig)},
+		{"files", fmt.Sprintf("%d, %s", d.Files, bytesText(d.Bytes))},
+		{"published", timeText(d.PublishedAt)},
+		{"channels", dash(strings.Join(d.Channels, ","))},
+		{"pinned by", fmt.Sprintf("%d slaves", d.Pins)},
+		{"held", held},
+		{"holders", strings.Join(d.Holders, " ")},
+	}...)
+}
+
+func (c *command) bundleVerify() *cobra.Command {
+	return &cobra.Command{
+		Use: "verify NAME@VERSION", Short: "Have the server hash every blob of a bundle (exit 1 when one is damaged or missing)", Args: arguments(1, 1),
+		RunE: c.withClient(func(ctx context.Context, client *api.Client, args []string) error {
+			ref, err := eboot.ParseRef(args[0])
+			if err != nil {
+				return err
+			}
+			checking := c.progress("verifying")
+			result, err := client.VerifyBundle(ctx, ref, func(p api.VerifyProgress) { checking.set(int64(p.Checked), int64(p.Total)) })
+			checking.done()
+			if err != nil {
+				return err
+			}
+			err = c.print(result, func(w io.Writer) error {
+				for _, d := range result.Damaged {
+					fmt.Fprintf(w, "damaged %s: %s\n", d.Digest, d.Reason)
+				}
+				for _, d := range result.Missing {
+					fmt.Fprintf(w, "missing %s\n", d)
+				}
+				if result.OK() {
+					_, err := fmt.Fprintf(w, "%s: all %d blobs match their digests\n", ref, result.Total)
+					return err
+				}
+				_, err := fmt.Fprintf(w, "%s: %d blobs damaged, %d missing, of %d; publish the bundle again to heal it\n", ref, len(result.Damaged), len(result.Missing), result.Total)
+				return err
+			})
+			if err == nil && !result.OK() {
+				return errNegative
+			}
+			return err
+		}),
+	}
+}
+
+func (c *command) bundleRemove() *cobra.Command {
+	var erts string
+	var force bool
+	cmd := &cobra.Command{
+		Use: "rm NAME@VERSION", Short: "Remove a bundle that no channel points to, and the blobs that only it names", Args: arguments(1, 1),
+		RunE: c.withClient(func(ctx context.Context, client *api.Client, args []string) error {
+			ref, err := eboot.ParseRef(args[0])
+			if err != nil {
+				return err
+			}
+			result, err := client.RemoveBundle(ctx, ref, erts, force)
+			if err != nil {
+				return err
+			}
+			return c.print(result, func(w io.Writer) error {
+				for _, b := range result.Removed {
+					fmt.Fprintf(w, "removed %s for ERTS %s\n", b.Ref(), b.ERTS)
+				}
+				return nil
+			})
+		}),
+	}
+	cmd.Flags().StringVar(&erts, "erts", "", "only for this ERTS version (default: all)")
+	cmd.Flags().BoolVar(&force, "force", false, "although slaves run it: they get no more code from it until they boot again")
+	return c.write(cmd)
+}

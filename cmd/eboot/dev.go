@@ -1,0 +1,164 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"eboot"
+	"eboot/api"
+	"eboot/config"
+	"eboot/internal/agent"
+)
+
+// devFlags are the flags of `eboot dev`.
+type devFlags struct {
+	ip      string
+	allow   []string
+	verbose bool
+}
+
+func (c *command) devCommand() *cobra.Command {
+	var flags devFlags
+	cmd := &cobra.Command{
+		Use:   "dev [PATH]",
+		Short: "Run one server in a temporary directory, publish PATH (default: the Erlang found on PATH), print the erl line to paste",
+		Args:  arguments(0, 1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			path := ""
+			if len(args) > 0 {
+				path = args[0]
+			}
+			return c.dev(cmd.Context(), path, flags)
+		},
+	}
+	cmd.Flags().StringVar(&flags.ip, "ip", "127.0.0.1", "address to serve slaves on")
+	cmd.Flags().StringArrayVar(&flags.allow, "allow", nil, "CIDR that may boot beside loopback; may be repeated")
+	cmd.Flags().BoolVar(&flags.verbose, "verbose", false, "log everything, not only warnings")
+	return cmd
+}
+
+// dev runs a server until ctx ends and leaves nothing behind.
+func (c *command) dev(ctx context.Context, path string, flags devFlags) (err error) {
+	ip, err := eboot.ParseAddr(flags.ip)
+	if err != nil {
+		return fmt.Errorf("--ip: %w", err)
+	}
+	prefixes, err := parsePrefixes(append([]string{"127.0.0.0/8"}, flags.allow...))
+	if err != nil {
+		return fmt.Errorf("--allow: %w", err)
+	}
+	installed, erlErr := erlangRoot(ctx)
+	if path == "" {
+		if erlErr != nil {
+			return erlErr
+		}
+		path = installed
+	}
+	dir, err := os.MkdirTemp("", "eboot-dev-*")
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, os.RemoveAll(dir)) }()
+	settings, err := devConfig(dir, ip, path, installed)
+	if err != nil {
+		return err
+	}
+	if flags.verbose {
+		settings.Log.Level = "debug"
+	}
+	a, err := agent.New(agent.Options{Config: settings, Logger: c.logger(settings.Log), Version: version})
+	if err != nil {
+		return err
+	}
+	running, stop := context.WithCancel(ctx)
+	defer stop()
+	ended := make(chan error, 1)
+	go func() { ended <- a.Run(running) }()
+	select {
+	case <-a.Started():
+	case err := <-ended:
+		return err
+	}
+	if err := c.devPublish(ctx, a.APIAddress(), path, prefixes, ip); err != nil {
+		stop()
+		return errors.Join(err, <-ended)
+	}
+	return <-ended
+}
+
+// erlangRoot asks the erl on PATH for its root directory.
+func erlangRoot(ctx context.Context) (string, error) {
+	ctx, cancel := context.WithTimeout(ctx, 20*time.Second)
+	defer cancel()
+	var out, errOut bytes.Buffer
+	cmd := exec.CommandContext(ctx, "erl", "-noinput", "-boot", "start_clean", "-eval", `io:put_chars(code:root_dir()), halt().`)
+	cmd.Stdout, cmd.Stderr = &out, &errOut
+	if err := cmd.Run(); err != nil {
+		if errors.Is(err, exec.ErrNotFound) {
+			return "", fmt.Errorf("dev: no erl on PATH; install Erlang/OTP (Debian: apt-get install erlang-base) or name a directory or archive to publish: %w", eboot.ErrNotFound)
+		}
+		return "", fmt.Errorf("dev: ask erl for its root directory: %w: %s", err, strings.TrimSpace(errOut.String()))
+	}
+	return strings.TrimSpace(out.String()), nil
+}
+
+// devConfig is the whole configuration of a dev server; no file, no environment.
+func devConfig(dir string, ip netip.Addr, path, installed string) (config.Config, error) {
+	settings := config.Default()
+	settings.DataDir = filepath.Join(dir, "data")
+	settings.Cluster.Name = "dev"
+	settings.Boot.Bind = []netip.Addr{ip}
+	settings.Log.Level = "warn"
+	admin := ip
+	if !admin.IsLoopback() {
+		admin = settings.API.Bind.Addr()
+	}
+	settings.API.Bind = netip.AddrPortFrom(admin, settings.API.Bind.Port())
+	absolute, err := filepath.Abs(path)
+	if err != nil {
+		return settings, err
+	}
+	for _, root := range []string{installed, absolute} {
+		if info, err := os.Stat(root); err == nil && info.IsDir() && !slices.Contains(settings.Boot.Roots, root) {
+			settings.Boot.Roots = append(settings.Boot.Roots, root)
+		}
+	}
+	return settings, nil
+}
+
+func (c *command) devPublish(ctx context.Context, address, path string, prefixes []netip.Prefix, ip netip.Addr) error {
+	client, err := api.NewClient(api.ClientOptions{Addresses: []string{address}, Timeout: c.timeout})
+	if err != nil {
+		return err
+	}
+	defer client.Close()
+	entries := make([]eboot.WhitelistEntry, len(prefixes))
+	for i, p := range prefixes {
+		entries[i] = eboot.WhitelistEntry{Prefix: p}
+	}
+	if _, err := client.Allow(ctx, entries...); err != nil {
+		return err
+	}
+	ref := eboot.Ref{Name: "dev", Version: "1"}
+	outcome, err := c.publish(ctx, client, ref, path, publishFlags{channel: eboot.DefaultChannel, dereference: true})
+	if err != nil {
+		return err
+	}
+	if c.json() {
+		return c.print(outcome, nil)
+	}
+	fmt.Fprintf(c.out, "serving on %s, API on %s; boot a node that keeps no code on its disk with\n\n  erl -loader inet -hosts %s -id dev\n\n", ip, address, ip)
+	fmt.Fprintf(c.out, "and watch it with `eboot boots --follow --address %s`. Interrupt to stop.\n", address)
+	return nil
+}

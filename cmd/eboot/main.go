@@ -1,0 +1,66 @@
+// Command eboot is the boot service: `eboot agent` runs a server, every other
+// verb talks to one through its admin API. main is a shell: it turns arguments
+// and signals into calls, and errors into exit codes.
+package main
+
+import (
+	"context"
+	"errors"
+	"io/fs"
+	"os"
+	"os/signal"
+	"syscall"
+
+	"eboot"
+)
+
+// Exit codes, as scripts see them.
+const (
+	exitDone        = 0
+	exitFailed      = 1
+	exitUnreachable = 2 // no connection or no leader
+	exitInvalid     = 3
+	exitNotFound    = 4
+	exitConflict    = 5
+	exitDenied      = 6
+	exitUnknown     = 7 // timed out or outcome unknown
+)
+
+// exitTable is the one place where sentinels become exit codes; the first match wins.
+var exitTable = []struct {
+	sentinel error
+	code     int
+}{
+	{eboot.ErrInvalid, exitInvalid},
+	{eboot.ErrTooLarge, exitInvalid},
+	{eboot.ErrNotFound, exitNotFound},
+	{fs.ErrNotExist, exitNotFound},
+	{eboot.ErrConflict, exitConflict},
+	{eboot.ErrDenied, exitDenied},
+	{eboot.ErrUnknownOutcome, exitUnknown},
+	{eboot.ErrTimeout, exitUnknown},
+	{eboot.ErrNoLeader, exitUnreachable},
+	{eboot.ErrUnavailable, exitUnreachable},
+	{errNegative, exitFailed},
+}
+
+func exitCode(err error) int {
+	if err == nil {
+		return exitDone
+	}
+	for _, row := range exitTable {
+		if errors.Is(err, row.sentinel) {
+			return row.code
+		}
+	}
+	return exitFailed
+}
+
+func main() {
+	// The first signal asks for a graceful end, a second one kills.
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	context.AfterFunc(ctx, stop)
+	code := run(ctx, os.Args[1:], os.Stdout, os.Stderr)
+	stop()
+	os.Exit(code)
+}

@@ -1,0 +1,340 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"os"
+	"sync/atomic"
+	"syscall"
+	"time"
+
+	"github.com/hashicorp/go-hclog"
+
+	"eboot"
+	"eboot/api"
+	"eboot/bootproto"
+	"eboot/cluster"
+	"eboot/config"
+	"eboot/filestore"
+	"eboot/fleet"
+	"eboot/fsm"
+	"eboot/internal/metrics"
+	"eboot/internal/servingcache"
+	"eboot/internal/sockowner"
+)
+
+// Options are what an Agent is made of.
+type Options struct {
+	Config  config.Config
+	Logger  hclog.Logger
+	Version string // of the program, as `eboot version` prints it
+}
+
+// Agent is one server. New opens its data directory; Run does everything else.
+type Agent struct {
+	config  config.Config
+	logger  hclog.Logger
+	now     func() time.Time
+	data    *dataDir
+	metrics *metrics.Registry
+	identity
+	replicated
+	serving
+	signals
+}
+
+// identity is what the server says of itself.
+type identity struct {
+	server    string // its UUID
+	version   string
+	roots     []string
+	startedAt time.Time
+}
+
+// replicated is the state that Raft agrees on, and what of it is served.
+type replicated struct {
+	machine *fsm.Machine
+	view    *stateView
+	cache   *servingcache.Cache
+	cluster *cluster.Cluster
+}
+
+// serving is what slaves and publishers touch.
+type serving struct {
+	store     *filestore.Store
+	fleet     *fleet.Fleet
+	trees     *treeSet
+	listeners *listenerSet
+	boot      *bootService
+	files     *bootproto.FileServer
+	discovery *bootproto.Discovery
+	publishes *publishes
+}
+
+// signals are what one goroutine of the agent tells the others.
+type signals struct {
+	answering  atomic.Bool   // discovery is served
+	started    chan struct{} // closed when it is for the first time
+	collect    chan struct{} // asks for a collection
+	damage     chan struct{} // asks for a recount of what is on disk
+	apiAddress atomic.Pointer[string]
+	storageErr atomic.Pointer[error]
+}
+
+// New opens the data directory and what is in it, and starts nothing.
+// eboot.ErrConflict: another process uses the directory. eboot.ErrInvalid: the
+// configuration is wrong.
+func New(o Options) (a *Agent, err error) {
+	if err := o.Config.Check(); err != nil {
+		return nil, err
+	}
+	a = &Agent{
+		config: o.Config, logger: o.Logger, now: time.Now,
+		identity: identity{version: o.Version, roots: o.Config.Boot.Roots, startedAt: time.Now()},
+		signals:  signals{started: make(chan struct{}), collect: make(chan struct{}, 1), damage: make(chan struct{}, 1)},
+	}
+	if a.data, err = openDataDir(o.Config.DataDir); err != nil {
+		return nil, err
+	}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, a.data.close())
+		}
+	}()
+	if a.server, err = a.data.serverID(); err != nil {
+		return nil, err
+	}
+	a.store, err = filestore.Open(filestore.Options{Dir: a.data.store(), OnDamage: a.damaged, Logger: o.Logger.Named("store")})
+	if err != nil {
+		return nil, err
+	}
+	a.machine = fsm.New(nil)
+	if a.view, err = openStateView(a.data.servingCache(), a.machine, o.Logger); err != nil {
+		return nil, errors.Join(err, a.store.Close())
+	}
+	a.cache = servingcache.New(servingcache.Options{Path: a.data.servingCache(), Logger: o.Logger.Named("cache")})
+	a.fleet, err = fleet.New(fleet.Options{Server: a.server, PinFile: a.data.pins(), Now: a.now, Logger: o.Logger.Named("fleet")})
+	if err != nil {
+		return nil, errors.Join(err, a.store.Close())
+	}
+	a.trees = newTreeSet(a.store, a.roots, o.Logger)
+	a.boot = &bootService{view: a.view, trees: a.trees, fleet: a.fleet}
+	a.files = bootproto.NewFileServer(bootproto.FileServerOptions{
+		Host: a.boot, Logger: o.Logger.Named("files"),
+		ConnectionsPerAddress: o.Config.Boot.Limits.ConnectionsPerAddress, Connections: o.Config.Boot.Limits.Connections,
+	})
+	a.boot.full = a.files.Full
+	a.discovery = bootproto.NewDiscovery(bootproto.DiscoveryOptions{
+		Answerer: a.boot, Pace: o.Config.Boot.Priority.Pace, Logger: o.Logger.Named("discovery"),
+	})
+	a.publishes = newPublishes(a.store, a.now)
+	a.metrics = metrics.New(o.Version)
+	a.registerMetrics()
+	return a, nil
+}
+
+// Started is closed when the server answers discovery for the first time.
+func (a *Agent) Started() <-chan struct{} { return a.started }
+
+// APIAddress returns where the admin API listens, as a client takes it; empty
+// before Run has opened it.
+func (a *Agent) APIAddress() string {
+	if address := a.apiAddress.Load(); address != nil {
+		return *address
+	}
+	return ""
+}
+
+// Run serves until ctx ends or a part fails, and stops in the reverse order of
+// the start. It may be called once. An error is what made it fail; a stop by ctx is nil.
+func (a *Agent) Run(ctx context.Context) (err error) {
+	running, fail := context.WithCancelCause(ctx)
+	defer fail(nil)
+	defer func() { err = errors.Join(err, a.store.Close(), a.data.close()) }()
+
+	// Bound first, served last: who finds the port taken should hear it at once,
+	// and datagrams that arrive meanwhile wait in the socket.
+	sockets, err := a.listenDiscovery()
+	if err != nil {
+		return err
+	}
+	defer func() {
+		for _, s := range sockets {
+			_ = s.Close() // a second close, after Serve's, changes nothing
+		}
+	}()
+	admin, err := a.listenAPI()
+	if err != nil {
+		return err
+	}
+
+	background := newStage(ctx, "background", fail)
+	following := newStage(ctx, "state", fail)
+	files := newStage(ctx, "files", fail)
+	apis := newStage(ctx, "api", fail)
+	discovery := newStage(ctx, "discovery", fail)
+	a.listeners = newListenerSet(a.config.Boot, a.files, files, a.logger)
+	a.boot.listeners = a.listeners
+
+	// The state that the cache kept is served before Raft says anything.
+	a.serveState(a.view.State())
+	background.run("serving cache", a.cache.Run)
+	background.run("scrubber", a.store.Run)
+	background.run("fleet", a.fleet.Run)
+	background.run("collector", a.collector)
+	background.run("publishes", a.publishes.sweep)
+
+	if err := a.openCluster(fail); err != nil {
+		for _, ln := range admin {
+			err = errors.Join(err, ln.Close())
+		}
+		files.stop()
+		background.stop()
+		return err
+	}
+	following.run("state", a.followState)
+	following.run("founding", a.found)
+	server := api.NewServer(api.ServerOptions{Backend: a, Metrics: a.metrics.Handler(), Logger: a.logger.Named("api"), Live: a.live})
+	for _, ln := range admin {
+		apis.run("api", func(ctx context.Context) error { return server.Serve(ctx, ln) })
+	}
+	for _, socket := range sockets {
+		discovery.run("discovery", func(ctx context.Context) error { return a.discovery.Serve(ctx, socket) })
+	}
+	a.answering.Store(true)
+	close(a.started)
+	a.logger.Info("serving", "server", a.server, "api", a.APIAddress(), "boot", a.config.Boot.Bind)
+
+	<-running.Done()
+	cause := context.Cause(running)
+	if errors.Is(cause, context.Canceled) {
+		cause = nil
+	}
+	a.logger.Info("stopping", "cause", cause)
+
+	// Silence first: a slave must not be sent to a server that is about to refuse it.
+	a.boot.draining.Store(true)
+	discovery.stop()
+	// Connections end after a second of quiet: a FIN in the middle of a stock
+	// preload costs the slave a minute for each module left.
+	files.stop()
+	// Nobody can ask for a change any more …
+	apis.stop()
+	// … so the log is complete, and the serving cache's last write has all of it.
+	err = a.cluster.Close()
+	following.stop()
+	background.stop()
+	return errors.Join(cause, err)
+}
+
+func (a *Agent) listenDiscovery() ([]*net.UDPConn, error) {
+	var sockets []*net.UDPConn
+	for _, bind := range a.config.Boot.Bind {
+		socket, err := bootproto.ListenDiscovery(bind)
+		if err == nil {
+			sockets = append(sockets, socket)
+			continue
+		}
+		for _, open := range sockets {
+			err = errors.Join(err, open.Close())
+		}
+		if errors.Is(err, syscall.EADDRINUSE) {
+			return nil, fmt.Errorf("UDP port %d of %s is taken%s: EBOOT has no other port; stop that program or choose another address (boot.bind, --ip): %w",
+				bootproto.Port, bind, ownerText(bind), eboot.ErrConflict)
+		}
+		return nil, err
+	}
+	return sockets, nil
+}
+
+func ownerText(bind netip.Addr) string {
+	owner, ok := sockowner.UDP(netip.AddrPortFrom(bind, bootproto.Port))
+	switch {
+	case !ok:
+		return ""
+	case owner.PID == 0:
+		return " by a process of another user"
+	}
+	return fmt.Sprintf(" by process %d (%s)", owner.PID, owner.Command)
+}
+
+// listenAPI opens the TCP address and the Unix socket that are configured.
+func (a *Agent) listenAPI() (listeners []net.Listener, err error) {
+	defer func() {
+		if err != nil {
+			for _, ln := range listeners {
+				err = errors.Join(err, ln.Close())
+			}
+		}
+	}()
+	if path := a.config.API.Socket; path != "" {
+		// A socket file outlives its process; nobody else uses this data directory.
+		if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
+			return listeners, fmt.Errorf("api socket: %w", err)
+		}
+		ln, err := net.Listen("unix", path)
+		if err != nil {
+			return listeners, fmt.Errorf("api socket: %w", err)
+		}
+		listeners = append(listeners, ln)
+		if err := os.Chmod(path, 0o660); err != nil {
+			return listeners, fmt.Errorf("api socket: %w", err)
+		}
+		address := "unix://" + path
+		a.apiAddress.Store(&address)
+	}
+	if a.config.API.Bind.IsValid() {
+		ln, err := net.Listen("tcp", a.config.API.Bind.String())
+		if err != nil {
+			return listeners, fmt.Errorf("api: %w", err)
+		}
+		listeners = append(listeners, ln)
+		address := "http://" + ln.Addr().String()
+		a.apiAddress.Store(&address)
+	}
+	return listeners, nil
+}
+
+func (a *Agent) openCluster(fail func(error)) error {
+	address := a.config.Peer.Advertise
+	if address == "" {
+		bind := a.config.Peer.Bind
+		if bind.Addr().IsUnspecified() {
+			bind = netip.AddrPortFrom(netip.AddrFrom4([4]byte{127, 0, 0, 1}), bind.Port())
+		}
+		address = bind.String()
+	}
+	if err := a.metrics.CollectRaft(); err != nil {
+		return err
+	}
+	c, err := cluster.Open(cluster.Options{
+		Dir: a.data.raft(), ServerID: a.server, Address: address,
+		// A server that has a past must not found a cluster beside it: its state would
+		// begin anew, and slaves would lose what they boot.
+		Bootstrap:    a.config.Cluster.Expect == 1 && a.view.cached.Load() == nil,
+		StateMachine: stateMachine{a.machine}, Logger: a.logger.Named("raft"),
+		OnStorageFailure: func(err error) {
+			a.storageErr.Store(&err)
+			fail(fmt.Errorf("raft storage failed; a restart is the only safe way on: %w", err))
+		},
+	})
+	if err != nil {
+		return err
+	}
+	a.cluster = c
+	if cached := a.view.cached.Load(); cached != nil && len(c.Status().Servers) == 0 {
+		a.logger.Error("the raft log of this server is gone; it serves the state of its cache and takes no writes. Put the raft directory back, or remove serving-cache to begin anew",
+			"cluster", cached.Cluster(), "index", cached.Index(), "generation", cached.Generation())
+	}
+	return nil
+}
+
+func (a *Agent) live() error {
+	if err := a.storageErr.Load(); err != nil {
+		return *err
+	}
+	return nil
+}

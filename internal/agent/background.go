@@ -1,0 +1,150 @@
+package agent
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"time"
+
+	"github.com/google/uuid"
+
+	"eboot"
+	"eboot/cluster"
+	"eboot/fsm"
+)
+
+// collectEvery is how often blobs that no bundle names are looked for, beside
+// after every removal.
+const collectEvery = time.Hour
+
+// stateMachine lets Raft drive the fsm, whose snapshots are its states.
+type stateMachine struct{ *fsm.Machine }
+
+var _ cluster.StateMachine = stateMachine{}
+
+// Snapshot captures the state by its pointer: it is immutable.
+func (m stateMachine) Snapshot() (io.WriterTo, error) { return m.State(), nil }
+
+// found gives a new cluster its identity, once it has a leader.
+func (a *Agent) found(ctx context.Context) error {
+	for ctx.Err() == nil && a.machine.State().Cluster() == "" && len(a.cluster.Status().Servers) > 0 {
+		if err := a.tryFound(ctx); err != nil && ctx.Err() == nil {
+			a.logger.Warn("cluster has no identity yet; trying again", "error", err)
+		}
+	}
+	return nil
+}
+
+func (a *Agent) tryFound(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
+	defer cancel()
+	if err := a.cluster.WaitForLeader(ctx); err != nil {
+		return err
+	}
+	if err := a.cluster.Barrier(ctx); err != nil {
+		return err
+	}
+	if a.machine.State().Cluster() != "" {
+		return nil
+	}
+	_, err := a.propose(ctx, fsm.Init{
+		Header:    fsm.Header{RequestID: uuid.NewString(), At: a.now().UnixMilli()},
+		ClusterID: uuid.NewString(), Name: a.config.Cluster.Name,
+	})
+	return err
+}
+
+// raftFailure says why this server's Raft cannot take writes, if it cannot.
+func (a *Agent) raftFailure() error {
+	if err := a.live(); err != nil {
+		return err
+	}
+	if len(a.cluster.Status().Servers) == 0 {
+		return fmt.Errorf("the raft log is gone: put the raft directory back, or remove serving-cache to begin anew: %w", eboot.ErrUnavailable)
+	}
+	return a.cluster.Failure()
+}
+
+// damaged is told by the store; it must not block.
+func (a *Agent) damaged(eboot.DamagedBlob) {
+	select {
+	case a.damage <- struct{}{}:
+	default: // a recount is due already
+	}
+}
+
+func (a *Agent) requestCollection() {
+	select {
+	case a.collect <- struct{}{}:
+	default:
+	}
+}
+
+// recount looks at what is on disk again, loading trees that were unreadable.
+func (a *Agent) recount() {
+	a.trees.recount()
+	a.trees.follow(a.view.State())
+}
+
+// collector removes blobs that nothing names, and recounts after damage.
+func (a *Agent) collector(ctx context.Context) error {
+	ticker := time.NewTicker(collectEvery)
+	defer ticker.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-a.damage:
+			a.recount()
+			continue
+		case <-a.collect:
+		case <-ticker.C:
+		}
+		if err := a.collectBlobs(ctx); err != nil && ctx.Err() == nil {
+			a.logger.Error("blobs were not collected", "error", err)
+		}
+	}
+}
+
+// collectBlobs keeps what the bundles of the index name. A manifest that cannot
+// be read stops the collection: what it names is not known.
+func (a *Agent) collectBlobs(ctx context.Context) error {
+	if !a.view.advance(a.machine.State()) {
+		return nil // the log is still being replayed: this index is not the newest
+	}
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	// The state is taken inside: a bundle that becomes visible after that is safe by
+	// its publish, which the store remembers until the collection ends.
+	result, err := a.store.Collect(ctx, func(yield func(eboot.Digest) bool) {
+		if err := a.liveBlobs(yield); err != nil {
+			cancel(err)
+		}
+	})
+	if cause := context.Cause(ctx); err != nil && cause != nil {
+		return cause
+	}
+	if err == nil && result.Removed > 0 {
+		a.logger.Info("blobs collected", "removed", result.Removed, "bytes", result.RemovedBytes)
+	}
+	return err
+}
+
+func (a *Agent) liveBlobs(yield func(eboot.Digest) bool) error {
+	for _, b := range a.machine.State().Bundles() {
+		manifest, err := a.trees.readManifest(b)
+		if err != nil {
+			return err
+		}
+		more := yield(b.Manifest) && yield(b.Times)
+		for _, e := range manifest.Entries {
+			if e.Kind == eboot.KindFile {
+				more = more && yield(e.Digest)
+			}
+		}
+		if !more {
+			return nil
+		}
+	}
+	return nil
+}

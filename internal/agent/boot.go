@@ -1,0 +1,214 @@
+package agent
+
+import (
+	"bytes"
+	"fmt"
+	"net/netip"
+	"strings"
+	"sync/atomic"
+
+	"eboot"
+	"eboot/bootproto"
+	"eboot/filestore"
+	"eboot/filestore/bundlefs"
+	"eboot/fleet"
+	"eboot/fsm"
+)
+
+// bootService decides who boots, and what: the policy behind discovery and
+// behind every connection of a slave.
+type bootService struct {
+	view      *stateView
+	trees     *treeSet
+	fleet     *fleet.Fleet
+	listeners *listenerSet
+	full      func(netip.Addr) bool
+	draining  atomic.Bool
+}
+
+var (
+	_ bootproto.Answerer = (*bootService)(nil)
+	_ bootproto.Host     = (*bootService)(nil)
+	_ bootproto.Session  = (*bootSession)(nil)
+)
+
+// Answer offers to serve only when this server could do so at once: a slave
+// ignores for ever a server that answered and then refused TCP.
+func (s *bootService) Answer(q bootproto.Query) (bootproto.Offer, error) {
+	port, err := s.servable(q.Slave.Addr(), q.ERTS)
+	if err != nil {
+		s.fleet.Discovered(q.Slave.Addr(), q.ERTS, err.Error())
+		return bootproto.Offer{}, err
+	}
+	s.fleet.Discovered(q.Slave.Addr(), q.ERTS, "")
+	return bootproto.Offer{Rank: 0, LastRank: 0, Port: port}, nil
+}
+
+func (s *bootService) servable(slave netip.Addr, erts string) (uint16, error) {
+	if s.draining.Load() {
+		return 0, fmt.Errorf("this server is stopping: %w", eboot.ErrUnavailable)
+	}
+	_, bundle, err := admit(s.view.State(), slave, erts)
+	if err != nil {
+		return 0, err
+	}
+	r, ok := s.trees.residence(bundle)
+	if !ok || !r.complete() {
+		return 0, fmt.Errorf("bundle %s is not complete on this server: %w", bundle.Ref(), eboot.ErrUnavailable)
+	}
+	port, ok := s.listeners.port(erts)
+	if !ok {
+		return 0, fmt.Errorf("no TCP port is open for ERTS %s: %w", erts, eboot.ErrUnavailable)
+	}
+	if s.full(slave) {
+		return 0, fmt.Errorf("the limit of connections is reached: %w", eboot.ErrUnavailable)
+	}
+	return port, nil
+}
+
+// admit answers which channel and bundle an address gets, or why none.
+func admit(state *fsm.State, slave netip.Addr, erts string) (*eboot.WhitelistEntry, eboot.Bundle, error) {
+	entry, ok := state.Lookup(slave)
+	if !ok {
+		return nil, eboot.Bundle{}, fmt.Errorf("address is not whitelisted: %w", eboot.ErrDenied)
+	}
+	bundle, ok := state.ChannelBundle(entry.Channel, erts)
+	if !ok {
+		return entry, eboot.Bundle{}, fmt.Errorf("channel %s has no bundle for ERTS %s: %w", entry.Channel, erts, eboot.ErrNotFound)
+	}
+	return entry, bundle, nil
+}
+
+// Connect admits a connection. What it serves is decided by its first request.
+func (s *bootService) Connect(slave netip.AddrPort, erts string) (bootproto.Session, error) {
+	session := &bootSession{service: s, slave: slave.Addr(), erts: erts}
+	if err := session.Allowed(); err != nil {
+		return nil, err
+	}
+	session.seen = s.fleet.Connect(slave.Addr(), erts)
+	return session, nil
+}
+
+// bootSession is one connection of one slave. Its tree is fixed by its first
+// request and does not change: what a slave reads is of one bundle.
+type bootSession struct {
+	service *bootService
+	slave   netip.Addr
+	erts    string
+	seen    *fleet.Connection
+	tree    *bundlefs.Tree
+}
+
+// Allowed asks the whitelist again.
+func (c *bootSession) Allowed() error {
+	if _, ok := c.service.view.State().Lookup(c.slave); !ok {
+		return fmt.Errorf("address is not whitelisted: %w", eboot.ErrDenied)
+	}
+	return nil
+}
+
+// resolve chooses the tree on the first request: a boot script begins a boot
+// with what the channel points to now; anything else goes on with the bundle that
+// the latest boot of this address began with.
+func (c *bootSession) resolve(name []byte) (*bundlefs.Tree, error) {
+	if c.tree != nil {
+		return c.tree, nil
+	}
+	state := c.service.view.State()
+	entry, bundle, err := admit(state, c.slave, c.erts)
+	if err != nil {
+		return nil, err
+	}
+	begins := bytes.HasSuffix(name, []byte(".boot"))
+	if pin, ok := c.service.fleet.Pin(c.slave, c.erts); ok && !begins && pin.Manifest != bundle.Manifest {
+		if bundle, ok = state.BundleByManifest(pin.Manifest, c.erts); !ok {
+			return nil, fmt.Errorf("the bundle this slave booted (%s) was removed: %w", pin.Manifest.Short(), eboot.ErrUnavailable)
+		}
+	}
+	tree, err := c.service.trees.tree(bundle)
+	if err != nil {
+		return nil, err
+	}
+	if begins {
+		c.seen.BootBegan(entry.Channel, bundle)
+	}
+	c.tree = tree
+	return tree, nil
+}
+
+// note records the request and whether any root covers its path.
+func (c *bootSession) note(operation string, name []byte) (*bundlefs.Tree, error) {
+	tree, err := c.resolve(name)
+	c.seen.Requested(operation, name)
+	if err == nil && !tree.Covers(name) {
+		c.seen.Uncovered(name)
+	}
+	return tree, err
+}
+
+// Get answers {get, File}.
+func (c *bootSession) Get(name []byte) (bootproto.Content, error) {
+	tree, err := c.note("get", name)
+	if err != nil {
+		return bootproto.Content{}, err
+	}
+	content, err := tree.Get(name)
+	if err != nil {
+		return bootproto.Content{}, err
+	}
+	return wireContent(content), nil
+}
+
+func wireContent(content filestore.Content) bootproto.Content {
+	if content.File == nil {
+		return bootproto.Content{Data: content.Data, Size: content.Size}
+	}
+	return bootproto.Content{Reader: content.File, Size: content.Size}
+}
+
+// List answers {list_dir, Dir}.
+func (c *bootSession) List(name []byte) ([]string, error) {
+	tree, err := c.note("list_dir", name)
+	if err != nil {
+		return nil, err
+	}
+	return tree.List(name)
+}
+
+// Stat answers {read_file_info, F} and {read_link_info, F}.
+func (c *bootSession) Stat(name []byte, follow bool) (bootproto.FileInfo, error) {
+	operation := "read_file_info"
+	if !follow {
+		operation = "read_link_info"
+	}
+	tree, err := c.note(operation, name)
+	if err != nil {
+		return bootproto.FileInfo{}, err
+	}
+	info, err := tree.Stat(name, follow)
+	if err != nil {
+		return bootproto.FileInfo{}, err
+	}
+	wire := bootproto.FileInfo{Size: info.Size, Type: bootproto.Regular, Exec: info.Exec, ModTime: info.ModTime}
+	switch info.Kind {
+	case eboot.KindDirectory:
+		wire.Type = bootproto.Directory
+	case eboot.KindSymlink:
+		wire.Type = bootproto.Symlink
+	}
+	return wire, nil
+}
+
+// WorkingDirectory answers get_cwd: the bundle's root, as the slave names it.
+func (c *bootSession) WorkingDirectory() string {
+	if c.tree != nil {
+		return c.tree.WorkingDirectory()
+	}
+	return strings.TrimSuffix(c.service.trees.roots[0], "/")
+}
+
+// Sent counts what the slave got.
+func (c *bootSession) Sent(n int) { c.seen.Sent(n) }
+
+// Close ends the observation.
+func (c *bootSession) Close(error) { c.seen.Closed() }

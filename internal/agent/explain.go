@@ -1,0 +1,143 @@
+package agent
+
+import (
+	"fmt"
+	"net/netip"
+	"sort"
+	"strings"
+	"time"
+
+	"eboot"
+	"eboot/fsm"
+)
+
+// Explain walks the path that a boot of slave takes, as this server sees it.
+func (a *Agent) Explain(slave netip.Addr) eboot.Explanation {
+	e := &explainer{out: eboot.Explanation{Slave: slave, Boots: true}}
+	state := a.view.State()
+	sighting, seen := a.fleet.Sighting(slave)
+
+	if a.boot.draining.Load() {
+		e.fail("server", "this server is stopping and answers nobody", "ask another server")
+	}
+	entry, ok := state.Lookup(slave)
+	if !ok {
+		e.fail("whitelist", fmt.Sprintf("no entry covers %s (%d entries)", slave, state.WhitelistSize()), "eboot slave allow "+slave.String())
+	} else {
+		e.ok("whitelist", fmt.Sprintf("entry %s decides%s", entry.Prefix, labelText(entry.Labels)))
+		a.explainBundle(e, state, entry, sighting)
+	}
+	explainSighting(e, sighting, seen, a.roots)
+	if pin, ok := a.fleet.Pin(slave, sighting.AskedERTS); ok {
+		text := pin.Manifest.Short()
+		if b, found := state.BundleByManifest(pin.Manifest, pin.ERTS); found {
+			text = b.Ref().String()
+		}
+		e.ok("pin", fmt.Sprintf("the latest boot began with %s at %s; files are of that bundle until it boots again", text, clock(pin.At)))
+	}
+	return e.out
+}
+
+func (a *Agent) explainBundle(e *explainer, state *fsm.State, entry *eboot.WhitelistEntry, sighting eboot.Sighting) {
+	channel, ok := state.Channel(entry.Channel)
+	if !ok || len(channel.Bundles) == 0 {
+		e.fail("channel", fmt.Sprintf("channel %s points to no bundle", entry.Channel), fmt.Sprintf("eboot channel set %s NAME@VERSION", entry.Channel))
+		return
+	}
+	e.ok("channel", fmt.Sprintf("%s, with bundles for ERTS %s", channel.Name, versionList(channel)))
+	if sighting.AskedERTS == "" {
+		e.unknown("erts", "this server has not seen the slave ask; its ERTS version is not known")
+		for b := range channelBundles(state) {
+			if ref, ok := channel.Bundles[b.ERTS]; ok && ref == b.Ref() {
+				a.explainResidence(e, b)
+			}
+		}
+		return
+	}
+	bundle, ok := state.ChannelBundle(channel.Name, sighting.AskedERTS)
+	if !ok {
+		e.fail("erts", fmt.Sprintf("the slave asked for ERTS %s; channel %s has %s", sighting.AskedERTS, channel.Name, versionList(channel)),
+			fmt.Sprintf("publish a bundle for ERTS %s and set channel %s to it, or install another ERTS on the slave", sighting.AskedERTS, channel.Name))
+		return
+	}
+	e.ok("erts", fmt.Sprintf("the slave asked for ERTS %s", sighting.AskedERTS))
+	a.explainResidence(e, bundle)
+}
+
+func (a *Agent) explainResidence(e *explainer, b eboot.Bundle) {
+	what := fmt.Sprintf("%s for ERTS %s (%s)", b.Ref(), b.ERTS, b.Manifest.Short())
+	r, ok := a.trees.residence(b)
+	switch {
+	case !ok:
+		e.unknown("bundle", what+": not looked at yet")
+		return
+	case !r.complete():
+		e.fail("bundle", what+": "+r.problem, fmt.Sprintf("eboot bundle verify %s, then publish it again to heal it", b.Ref()))
+		return
+	}
+	e.ok("bundle", fmt.Sprintf("%s: all %d blobs are on this server; boot script %s", what, r.blobs, b.BootScript))
+	if port, ok := a.listeners.port(b.ERTS); ok {
+		e.ok("listener", fmt.Sprintf("TCP port %d serves ERTS %s", port, b.ERTS))
+	} else {
+		e.fail("listener", fmt.Sprintf("no TCP port is open for ERTS %s", b.ERTS), "widen boot.tcp_ports; the log says why the port could not be opened")
+	}
+}
+
+func explainSighting(e *explainer, s eboot.Sighting, seen bool, roots []string) {
+	if !seen || s.AskedAt.IsZero() {
+		e.unknown("discovery", "this server has not heard a discovery request of this address; check -hosts, the network and UDP port 4368")
+	} else if s.Answered {
+		e.ok("discovery", fmt.Sprintf("asked at %s and was answered", clock(s.AskedAt)))
+	} else {
+		// What was true then need not be true now: it does not decide.
+		e.unknown("discovery", fmt.Sprintf("asked at %s and got silence: %s", clock(s.AskedAt), s.Refusal))
+	}
+	if s.UncoveredPath != "" {
+		e.fail("roots", fmt.Sprintf("the slave asked for %q, which no root covers (%s)", s.UncoveredPath, strings.Join(roots, ", ")),
+			"add the slave's ROOTDIR to boot.roots, or set ROOTDIR on the slave to one of them")
+	}
+	if !s.LatestAt.IsZero() {
+		e.ok("latest", fmt.Sprintf("%s at %s, %d connections open", s.LatestRequest, clock(s.LatestAt), s.Connections))
+	}
+}
+
+// explainer collects steps; the first failure gives the advice.
+type explainer struct{ out eboot.Explanation }
+
+func (e *explainer) add(step string, result eboot.StepResult, detail string) {
+	e.out.Steps = append(e.out.Steps, eboot.ExplainStep{Step: step, Result: result, Detail: detail})
+}
+
+func (e *explainer) ok(step, detail string)      { e.add(step, eboot.StepOK, detail) }
+func (e *explainer) unknown(step, detail string) { e.add(step, eboot.StepUnknown, detail) }
+
+func (e *explainer) fail(step, detail, advice string) {
+	e.add(step, eboot.StepFailed, detail)
+	e.out.Boots = false
+	if e.out.Advice == "" {
+		e.out.Advice = advice
+	}
+}
+
+func clock(t time.Time) string { return t.UTC().Format("2006-01-02 15:04:05Z") }
+
+func versionList(c eboot.Channel) string {
+	versions := make([]string, 0, len(c.Bundles))
+	for erts, ref := range c.Bundles {
+		versions = append(versions, fmt.Sprintf("%s (%s)", erts, ref))
+	}
+	sort.Strings(versions)
+	return strings.Join(versions, ", ")
+}
+
+func labelText(labels map[string]string) string {
+	if len(labels) == 0 {
+		return ""
+	}
+	pairs := make([]string, 0, len(labels))
+	for k, v := range labels {
+		pairs = append(pairs, k+"="+v)
+	}
+	sort.Strings(pairs)
+	return ", labels " + strings.Join(pairs, " ")
+}

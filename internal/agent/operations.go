@@ -1,0 +1,202 @@
+package agent
+
+import (
+	"context"
+	"fmt"
+	"net/netip"
+	"slices"
+	"time"
+
+	"eboot"
+	"eboot/api"
+	"eboot/fsm"
+)
+
+// propose has the replicated state machine apply one command. Errors of the
+// command itself come back as the state machine returned them.
+func (a *Agent) propose(ctx context.Context, command interface{ Encode() ([]byte, error) }) (*fsm.Result, error) {
+	entry, err := command.Encode()
+	if err != nil {
+		return nil, err
+	}
+	if err := a.awaitLeader(ctx); err != nil {
+		return nil, err
+	}
+	answer, err := a.cluster.Apply(ctx, entry)
+	if err != nil {
+		return nil, err
+	}
+	result, ok := answer.(*fsm.Result)
+	if !ok {
+		return nil, fmt.Errorf("apply: the state machine stopped: %w", eboot.ErrUnavailable)
+	}
+	return result, result.Err
+}
+
+// leaderPatience is how long a write waits for an election to end before it says
+// that there is no leader: longer than an election takes, shorter than people wait.
+const leaderPatience = 3 * time.Second
+
+func (a *Agent) awaitLeader(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, leaderPatience)
+	defer cancel()
+	return a.cluster.WaitForLeader(ctx)
+}
+
+func (a *Agent) write(ctx context.Context, command interface{ Encode() ([]byte, error) }) (api.WriteResult, error) {
+	result, err := a.propose(ctx, command)
+	if err != nil {
+		return api.WriteResult{}, err
+	}
+	return api.WriteResult{Generation: result.Generation, Changed: result.Changed}, nil
+}
+
+// header puts the proposer's time and the request id into a command: the state
+// machine itself has no clock.
+func (a *Agent) header(w api.Write) fsm.Header {
+	return fsm.Header{RequestID: w.RequestID, At: a.now().UnixMilli(), ExpectGeneration: w.ExpectGeneration}
+}
+
+// Entries returns the whitelist.
+func (a *Agent) Entries() []eboot.WhitelistEntry {
+	state := a.view.State()
+	entries := make([]eboot.WhitelistEntry, 0, state.WhitelistSize())
+	for e := range state.Whitelist() {
+		entries = append(entries, *e)
+	}
+	return entries
+}
+
+// Allow adds or replaces entries.
+func (a *Agent) Allow(ctx context.Context, w api.Write, entries []eboot.WhitelistEntry) (api.WriteResult, error) {
+	if len(entries) == 0 {
+		return api.WriteResult{}, fmt.Errorf("allow: no entries given: %w", eboot.ErrInvalid)
+	}
+	for i := range entries {
+		if entries[i].Channel == "" {
+			entries[i].Channel = eboot.DefaultChannel
+		}
+	}
+	return a.write(ctx, fsm.AllowSlaves{Header: a.header(w), Entries: entries})
+}
+
+// Deny removes entries.
+func (a *Agent) Deny(ctx context.Context, w api.Write, prefixes []netip.Prefix) (api.WriteResult, error) {
+	if len(prefixes) == 0 {
+		return api.WriteResult{}, fmt.Errorf("deny: no prefixes given: %w", eboot.ErrInvalid)
+	}
+	return a.write(ctx, fsm.DenySlaves{Header: a.header(w), Prefixes: prefixes})
+}
+
+// Check returns the entry that decides about an address.
+func (a *Agent) Check(slave netip.Addr) api.SlaveCheck {
+	entry, ok := a.view.State().Lookup(slave)
+	return api.SlaveCheck{Slave: slave, Whitelisted: ok, Entry: entry}
+}
+
+// Channels returns every channel; the default one stands there from the beginning.
+func (a *Agent) Channels() []eboot.Channel {
+	channels := a.view.State().Channels()
+	for _, c := range channels {
+		if c.Name == eboot.DefaultChannel {
+			return channels
+		}
+	}
+	return append([]eboot.Channel{emptyDefaultChannel()}, channels...)
+}
+
+func emptyDefaultChannel() eboot.Channel {
+	return eboot.Channel{Name: eboot.DefaultChannel, Bundles: map[string]eboot.Ref{}}
+}
+
+// Channel returns one channel.
+func (a *Agent) Channel(name string) (eboot.Channel, error) {
+	if err := eboot.CheckName("channel", name); err != nil {
+		return eboot.Channel{}, err
+	}
+	c, ok := a.view.State().Channel(name)
+	switch {
+	case ok:
+		return c, nil
+	case name == eboot.DefaultChannel:
+		return emptyDefaultChannel(), nil
+	}
+	return c, fmt.Errorf("channel %s: does not exist; `eboot channel set %s NAME@VERSION` makes it: %w", name, name, eboot.ErrNotFound)
+}
+
+// SetChannel moves a channel.
+func (a *Agent) SetChannel(ctx context.Context, w api.Write, channel string, set api.ChannelSet) (api.WriteResult, error) {
+	return a.write(ctx, fsm.SetChannel{Header: a.header(w), Channel: channel, Ref: set.Bundle, ERTS: set.ERTS})
+}
+
+func (a *Agent) addBundle(ctx context.Context, w api.Write, b eboot.Bundle, channel string) (api.WriteResult, error) {
+	w.RequestID += "/" + b.ERTS // one request, one entry for each ERTS version
+	return a.write(ctx, fsm.AddBundle{Header: a.header(w), Bundle: b, Channel: channel})
+}
+
+// Bundles returns every bundle.
+func (a *Agent) Bundles() []api.BundleDetail {
+	state := a.view.State()
+	return a.details(state, state.Bundles())
+}
+
+// Bundle returns what was published under ref.
+func (a *Agent) Bundle(ref eboot.Ref) ([]api.BundleDetail, error) {
+	state := a.view.State()
+	bundles := state.BundlesOf(ref)
+	if len(bundles) == 0 {
+		return nil, fmt.Errorf("bundle %s: does not exist; `eboot bundle list` shows what does: %w", ref, eboot.ErrNotFound)
+	}
+	return a.details(state, bundles), nil
+}
+
+func (a *Agent) details(state *fsm.State, bundles []eboot.Bundle) []api.BundleDetail {
+	pins := map[eboot.Digest]int{}
+	for _, p := range a.fleet.Pins() {
+		pins[p.Manifest]++
+	}
+	channels := state.Channels()
+	details := make([]api.BundleDetail, 0, len(bundles))
+	for _, b := range bundles {
+		d := api.BundleDetail{Bundle: b, Channels: []string{}, Pins: pins[b.Manifest]}
+		for _, c := range channels {
+			if c.Bundles[b.ERTS] == b.Ref() {
+				d.Channels = append(d.Channels, c.Name)
+			}
+		}
+		if r, ok := a.trees.residence(b); ok {
+			onDisk := bundleOnDisk(b, r)
+			d.Disk = &onDisk
+		}
+		details = append(details, d)
+	}
+	return details
+}
+
+func bundleOnDisk(b eboot.Bundle, r residence) eboot.BundleOnDisk {
+	return eboot.BundleOnDisk{Ref: b.Ref(), ERTS: b.ERTS, Manifest: b.Manifest, Blobs: r.blobs, Missing: r.missing}
+}
+
+// RemoveBundle takes a bundle out of the index and collects its blobs.
+func (a *Agent) RemoveBundle(ctx context.Context, w api.Write, ref eboot.Ref, erts string, force bool) (api.RemoveResult, error) {
+	details, err := a.Bundle(ref)
+	if err != nil {
+		return api.RemoveResult{}, err
+	}
+	details = slices.DeleteFunc(details, func(d api.BundleDetail) bool { return erts != "" && d.ERTS != erts })
+	if len(details) == 0 {
+		return api.RemoveResult{}, fmt.Errorf("bundle %s: was not published for ERTS %s: %w", ref, erts, eboot.ErrNotFound)
+	}
+	result := api.RemoveResult{}
+	for _, d := range details {
+		if d.Pins > 0 && !force {
+			return api.RemoveResult{}, fmt.Errorf("bundle %s: %d slaves booted it and may still load code from it; wait until they have booted another, or use --force, after which they get no more code until they boot again: %w", ref, d.Pins, eboot.ErrConflict)
+		}
+		result.Removed = append(result.Removed, d.Bundle)
+	}
+	if result.WriteResult, err = a.write(ctx, fsm.RemoveBundle{Header: a.header(w), Ref: ref, ERTS: erts}); err != nil {
+		return api.RemoveResult{}, err
+	}
+	a.requestCollection()
+	return result, nil
+}

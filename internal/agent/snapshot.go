@@ -1,0 +1,56 @@
+package agent
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"io"
+
+	"eboot"
+	"eboot/api"
+	"eboot/fsm"
+)
+
+// SaveSnapshot writes the replicated state as of a moment after the call began.
+func (a *Agent) SaveSnapshot(ctx context.Context, w io.Writer) (api.SnapshotInfo, error) {
+	if err := a.cluster.VerifiedRead(ctx); err != nil {
+		return api.SnapshotInfo{}, err
+	}
+	state := a.machine.State()
+	_, err := state.WriteTo(w)
+	return DescribeSnapshot(state), err
+}
+
+// RestoreSnapshot replaces the replicated state of this cluster.
+func (a *Agent) RestoreSnapshot(ctx context.Context, r io.Reader, force bool) (api.SnapshotInfo, error) {
+	restored, err := fsm.ReadState(r)
+	if err != nil {
+		return api.SnapshotInfo{}, err
+	}
+	release, err := a.cluster.HoldWrites(ctx)
+	if err != nil {
+		return api.SnapshotInfo{}, err
+	}
+	defer release()
+	now := a.machine.State()
+	if !force && (now.WhitelistSize() > 0 || len(now.Bundles()) > 0 || len(now.Channels()) > 0) {
+		return api.SnapshotInfo{}, fmt.Errorf("restore: this cluster is in use (%d whitelist entries, %d bundles); restore into a new one, or use --force to replace everything: %w",
+			now.WhitelistSize(), len(now.Bundles()), eboot.ErrConflict)
+	}
+	var out bytes.Buffer
+	if _, err := restored.ForRestore(now).WriteTo(&out); err != nil {
+		return api.SnapshotInfo{}, err
+	}
+	if err := a.cluster.Restore(ctx, int64(out.Len()), &out); err != nil {
+		return api.SnapshotInfo{}, err
+	}
+	return DescribeSnapshot(a.machine.State()), nil
+}
+
+// DescribeSnapshot sums a state up.
+func DescribeSnapshot(s *fsm.State) api.SnapshotInfo {
+	return api.SnapshotInfo{
+		Cluster: s.Cluster(), Index: s.Index(), Generation: s.Generation(), Digest: s.Digest(),
+		Entries: s.WhitelistSize(), Bundles: len(s.Bundles()), Channels: len(s.Channels()),
+	}
+}

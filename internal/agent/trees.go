@@ -1,0 +1,211 @@
+package agent
+
+import (
+	"fmt"
+	"iter"
+	"slices"
+	"sync"
+	"sync/atomic"
+
+	"github.com/hashicorp/go-hclog"
+	"golang.org/x/sync/singleflight"
+
+	"eboot"
+	"eboot/filestore"
+	"eboot/filestore/bundlefs"
+	"eboot/fsm"
+)
+
+// bundleKey tells apart bundles that share a tree but not a boot script.
+type bundleKey struct {
+	manifest   eboot.Digest
+	bootScript string
+	sysConfig  string
+}
+
+func keyOf(b eboot.Bundle) bundleKey {
+	return bundleKey{manifest: b.Manifest, bootScript: b.BootScript, sysConfig: b.SysConfig}
+}
+
+// residence is a tree in memory and how much of it is on this disk.
+type residence struct {
+	tree    *bundlefs.Tree // nil: the manifest itself is not readable
+	blobs   int
+	missing int // blobs not on disk or damaged; with a nil tree 1
+	problem string
+}
+
+func (r residence) complete() bool { return r.tree != nil && r.missing == 0 }
+
+// treeSet holds the trees of every bundle that a channel points to, and those
+// that pinned slaves still read. Readers take an immutable map; changes are
+// serialised by the mutex.
+type treeSet struct {
+	store  *filestore.Store
+	roots  []string
+	logger hclog.Logger
+
+	mu      sync.Mutex
+	current atomic.Pointer[map[bundleKey]residence]
+	loading singleflight.Group
+}
+
+func newTreeSet(store *filestore.Store, roots []string, logger hclog.Logger) *treeSet {
+	t := &treeSet{store: store, roots: roots, logger: logger}
+	t.current.Store(&map[bundleKey]residence{})
+	return t
+}
+
+// residence returns what is known of a bundle; false: its tree is not loaded.
+func (t *treeSet) residence(b eboot.Bundle) (residence, bool) {
+	r, ok := (*t.current.Load())[keyOf(b)]
+	return r, ok
+}
+
+// tree returns the tree of b, loading it when a pinned slave asks for one that
+// no channel points to any more.
+func (t *treeSet) tree(b eboot.Bundle) (*bundlefs.Tree, error) {
+	if r, ok := t.residence(b); ok && r.tree != nil {
+		return r.tree, nil
+	}
+	key := keyOf(b)
+	loaded, err, _ := t.loading.Do(fmt.Sprint(key), func() (any, error) {
+		tree, err := t.load(b)
+		if err != nil {
+			return nil, err
+		}
+		t.mu.Lock()
+		defer t.mu.Unlock()
+		next := t.copyLocked()
+		next[key] = t.inspect(tree)
+		t.current.Store(&next)
+		return tree, nil
+	})
+	if err != nil {
+		return nil, err
+	}
+	return loaded.(*bundlefs.Tree), nil
+}
+
+func (t *treeSet) load(b eboot.Bundle) (*bundlefs.Tree, error) {
+	manifest, err := t.readManifest(b)
+	if err != nil {
+		return nil, err
+	}
+	times := t.readTimes(b, len(manifest.Entries))
+	return bundlefs.New(bundlefs.Options{Roots: t.roots, Bundle: b, Manifest: manifest, Times: times, Blobs: t.store})
+}
+
+func (t *treeSet) readManifest(b eboot.Bundle) (*eboot.Manifest, error) {
+	data, err := t.store.Read(b.Manifest)
+	if err != nil {
+		return nil, fmt.Errorf("manifest of %s: %w", b.Ref(), err)
+	}
+	manifest, err := eboot.ParseManifest(data)
+	if err != nil {
+		return nil, fmt.Errorf("manifest of %s: %w", b.Ref(), err)
+	}
+	return manifest, nil
+}
+
+// readTimes falls back to the time of the publish: times are not part of a
+// bundle's identity, and not worth a slave that cannot boot.
+func (t *treeSet) readTimes(b eboot.Bundle, n int) []int64 {
+	data, err := t.store.Read(b.Times)
+	if err == nil {
+		var times []int64
+		if times, err = eboot.ParseTimes(data, n); err == nil {
+			return times
+		}
+	}
+	t.logger.Warn("modification times are not readable; showing the time of the publish", "bundle", b.Ref(), "error", err)
+	return slices.Repeat([]int64{b.PublishedAt.Unix()}, n)
+}
+
+func (t *treeSet) inspect(tree *bundlefs.Tree) residence {
+	r := residence{tree: tree}
+	for d := range tree.Blobs() {
+		r.blobs++
+		if !t.store.Has(d) {
+			r.missing++
+		}
+	}
+	if r.missing > 0 {
+		r.problem = fmt.Sprintf("%d of %d blobs are missing or damaged", r.missing, r.blobs)
+	}
+	return r
+}
+
+func (t *treeSet) copyLocked() map[bundleKey]residence {
+	old := *t.current.Load()
+	next := make(map[bundleKey]residence, len(old)+1)
+	for k, r := range old {
+		next[k] = r
+	}
+	return next
+}
+
+// follow loads the trees of the bundles that channels point to, and lets go of
+// those that are no longer in the index.
+func (t *treeSet) follow(state *fsm.State) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	old := *t.current.Load()
+	next := make(map[bundleKey]residence, len(old))
+	for _, b := range state.Bundles() {
+		if r, ok := old[keyOf(b)]; ok && r.tree != nil {
+			next[keyOf(b)] = r
+		}
+	}
+	for b := range channelBundles(state) {
+		if _, ok := next[keyOf(b)]; ok {
+			continue
+		}
+		tree, err := t.load(b)
+		if err != nil {
+			t.logger.Error("bundle cannot be served", "bundle", b.Ref(), "erts", b.ERTS, "error", err)
+			next[keyOf(b)] = residence{missing: 1, problem: err.Error()}
+			continue
+		}
+		r := t.inspect(tree)
+		if !r.complete() {
+			t.logger.Error("bundle is not complete here", "bundle", b.Ref(), "erts", b.ERTS, "problem", r.problem)
+		}
+		next[keyOf(b)] = r
+	}
+	t.current.Store(&next)
+}
+
+// recount looks again at what is on disk, after a blob was damaged or healed.
+func (t *treeSet) recount() {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	next := t.copyLocked()
+	for key, r := range next {
+		if r.tree != nil {
+			next[key] = t.inspect(r.tree)
+		} else {
+			delete(next, key) // its manifest may be readable again: load anew on demand
+		}
+	}
+	t.current.Store(&next)
+}
+
+// channelBundles yields each bundle that some channel points to, once.
+func channelBundles(state *fsm.State) iter.Seq[eboot.Bundle] {
+	return func(yield func(eboot.Bundle) bool) {
+		seen := map[bundleKey]bool{}
+		for _, c := range state.Channels() {
+			for erts, ref := range c.Bundles {
+				b, ok := state.Bundle(ref, erts)
+				if !ok || seen[keyOf(b)] {
+					continue
+				}
+				seen[keyOf(b)] = true
+				if !yield(b) {
+					return
+				}
+			}
+		}
+	}
+}
