@@ -1,0 +1,73 @@
+package test
+
+import (
+	"context"
+	"path"
+	"strings"
+	"testing"
+	"time"
+
+	"eboot"
+	"eboot/api"
+	"eboot/ingest"
+	"eboot/internal/testutil"
+	"eboot/test/fixtures"
+)
+
+// TestReleasesBoot publishes releases as their tools pack them and boots them on stock
+// nodes, in both modes. A release greets with a word that only its sys.config holds.
+func TestReleasesBoot(t *testing.T) {
+	erl := testutil.RequireErl(t)
+	const root = "/opt/erlang"
+	for _, c := range []struct {
+		name, greeting string
+		make           func(testing.TB, string) string
+	}{
+		{"Systools", fixtures.SystoolsGreeting, fixtures.Systools},
+		{"Rebar3", fixtures.Rebar3Greeting, fixtures.Rebar3},
+		{"Mix", fixtures.MixGreeting, fixtures.Mix},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			archive := c.make(t, t.TempDir())
+			s := startServer(t, serverOptions{Roots: []string{root}})
+			s.Allow(t, "127.0.0.0/8")
+			found := s.publishArchive(t, archive)
+			if len(found.ERTS) != 1 || found.ERTS[0] != erl.ERTS {
+				t.Fatalf("found ERTS %v, the machine has %s", found.ERTS, erl.ERTS)
+			}
+			s.WaitReady(t, erl)
+			args := []string{"-config", root + "/sys"}
+			for _, v := range found.Variables {
+				args = append(args, "-boot_var", v.Name, path.Join(root, v.Directory))
+			}
+			for _, embedded := range []bool{false, true} {
+				slave := testutil.StartSlave(t, erl, testutil.SlaveOptions{
+					Hosts: []string{s.Address}, Root: root, Embedded: embedded, Args: args, Eval: `io:format("node is up~n"), init:stop().`,
+				})
+				exit := slave.Wait(60 * time.Second)
+				if exit.Status != 0 || !strings.Contains(exit.Output, "node is up") || !strings.Contains(exit.Output, c.greeting) {
+					t.Errorf("embedded %v: status %d, wanted %q in its output:\n%s", embedded, exit.Status, c.greeting, exit.Output)
+				}
+			}
+		})
+	}
+}
+
+func (s *server) publishArchive(t *testing.T, archive string) ingest.Found {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	source, err := ingest.Open(ctx, archive, ingest.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer source.Close()
+	found := source.Found()
+	if _, err := s.Client.Publish(ctx, api.Publish{
+		Ref: eboot.Ref{Name: "app", Version: "1"}, ERTS: found.ERTS, BootScript: found.BootScript, SysConfig: found.SysConfig,
+		Channel: eboot.DefaultChannel, Source: source,
+	}); err != nil {
+		t.Fatal(err)
+	}
+	return found
+}
