@@ -1,0 +1,51 @@
+# eboot. `make demo` and `make test` need nothing but Go: what else is missing is
+# installed through apt where that may be, else named.
+
+SHELL := bash
+.SHELLFLAGS := -euo pipefail -c
+MAKEFLAGS += --warn-undefined-variables
+.DELETE_ON_ERROR:
+
+# raft and raft-boltdb agree on one go-metrics only with this tag (see go.mod).
+export GOFLAGS := -tags=hashicorpmetrics -buildvcs=false
+VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo development)
+LDFLAGS := -s -w -X main.version=$(VERSION)
+
+.PHONY: all build demo test check unit fuzz bench acceptance clean
+
+all: build
+
+build: ## one static binary, bin/eboot
+	CGO_ENABLED=0 go build -trimpath -ldflags '$(LDFLAGS)' -o bin/eboot ./cmd/eboot
+
+demo: build ## the main job on real Erlang nodes
+	scripts/need erl
+	scripts/demo bin/eboot
+
+test: check unit ## everything that a change must pass
+
+check: ## format, vet, staticcheck, tidy
+	@test -z "$$(gofmt -l .)" || { echo 'gofmt: these files want formatting:'; gofmt -l .; exit 1; }
+	go vet ./...
+	go tool staticcheck ./...
+	go mod tidy -diff
+
+unit: ## all tests under the race detector, real Erlang nodes included where erl is
+	scripts/need erl cc ip
+	go test -race -timeout 15m ./...
+
+FUZZTIME ?= 30s
+fuzz: ## every fuzz target for FUZZTIME
+	scripts/fuzz $(FUZZTIME)
+
+bench: build ## figures, side by side with OTP's own boot server
+	scripts/need erl
+	go run ./test/bench -eboot bin/eboot
+	go test -run '^$$' -bench . -benchtime 1s ./...
+
+acceptance: build ## the full counts; prints a report
+	scripts/need erl cc ip
+	EBOOT_TEST_ACCEPTANCE=1 EBOOT_REQUIRE_ERL=1 go test -count=1 -timeout 60m -v -run 'Acceptance' ./...
+
+clean:
+	rm -rf bin dist
