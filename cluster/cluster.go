@@ -81,8 +81,12 @@ type Status struct {
 // Status returns at once.
 func (c *Cluster) Status() Status {
 	_, leader := c.raft.LeaderWithID()
+	role := c.raft.State()
+	if c.Failure() != nil {
+		role = raft.Shutdown // Raft's own state may be overwritten while it ends
+	}
 	s := Status{
-		Role: strings.ToLower(c.raft.State().String()), Leader: string(leader), Term: c.raft.CurrentTerm(),
+		Role: strings.ToLower(role.String()), Leader: string(leader), Term: c.raft.CurrentTerm(),
 		LastIndex: c.raft.LastIndex(), CommitIndex: c.raft.CommitIndex(), AppliedIndex: c.Applied(), Servers: []Member{},
 	}
 	for _, server := range c.raft.GetConfiguration().Configuration().Servers {
@@ -204,7 +208,7 @@ func (c *Cluster) await(ctx context.Context, future raft.Future, after func()) e
 // change that was acknowledged before the call. It must be the leader:
 // eboot.ErrNoLeader.
 //
-// The order matters (R: raft dissertation, 6.4): an entry of this leader's own term is
+// The order matters (section 6.4 of the Raft dissertation): an entry of this leader's own term is
 // committed, the commit index is taken, leadership is confirmed by a majority, the
 // term is still the same, and that index has been applied.
 func (c *Cluster) VerifiedRead(ctx context.Context) error {

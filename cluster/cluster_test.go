@@ -304,7 +304,7 @@ func TestUnreadableEntryHalts(t *testing.T) {
 			if !errors.Is(err, eboot.ErrUnknownOutcome) || command == "unreadable" && !errors.Is(err, errUnreadable) {
 				t.Fatal(err)
 			}
-			waitFor(t, "raft to stop", func() bool { return s.Status().Role == "shutdown" })
+			waitFor(t, "raft to stop", func() bool { return s.Failure() != nil && s.Status().Role == "shutdown" })
 			if s.Failure() == nil || !strings.Contains(s.Failure().Error(), "apply log entry") {
 				t.Fatalf("failure: %v", s.Failure())
 			}

@@ -28,6 +28,6 @@
 // for bbolt's metrics. The StateMachine is called by one goroutine of Raft at a time.
 //
 // The directory holds raft.db (log, term and vote, in bbolt) and snapshots/ (the
-// newest three). Numbers of the form R16 in comments name the reliability rules
-// that docs/ARCHITECTURE.md explains.
+// newest three). Numbers of the form R16 in comments name reliability rules of the
+// project, which the sentence beside each explains.
 package cluster

@@ -36,8 +36,8 @@ func (l *list) Apply(index uint64, command []byte) any {
 	case "unreadable":
 		panic(errUnreadable)
 	case "bug":
-		var none map[string]int
-		none["x"] = 1
+		command = command[:0]
+		return command[index]
 	}
 	l.items = append(l.items, string(command))
 	l.applied++

@@ -3,7 +3,6 @@ package cluster
 import (
 	"context"
 	"errors"
-	"fmt"
 	"net"
 	"testing"
 	"time"
@@ -108,7 +107,7 @@ func TestLostMajority(t *testing.T) {
 	}
 	var err error
 	waitFor(t, "the leader to step down", func() bool {
-		_, err = a.Apply(within10s(t), []byte(fmt.Sprint("more")))
+		_, err = a.Apply(within10s(t), []byte("more"))
 		return errors.Is(err, eboot.ErrNoLeader)
 	})
 	wantItems(t, a, "one")

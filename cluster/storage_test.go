@@ -159,7 +159,7 @@ func TestStorageFailureStopsRaft(t *testing.T) {
 	if err := <-told; err == nil || !errors.Is(s.Failure(), err) {
 		t.Fatalf("told %v, failure %v", err, s.Failure())
 	}
-	waitFor(t, "raft to stop", func() bool { return s.Status().Role == "shutdown" })
+	waitFor(t, "raft to stop", func() bool { return s.Failure() != nil && s.Status().Role == "shutdown" })
 	if _, err := s.Apply(within10s(t), []byte("three")); !errors.Is(err, eboot.ErrUnavailable) {
 		t.Fatal(err)
 	}
