@@ -38,10 +38,13 @@ FUZZTIME ?= 30s
 fuzz: ## every fuzz target for FUZZTIME
 	scripts/fuzz $(FUZZTIME)
 
-bench: build ## figures, side by side with OTP's own boot server
+BENCH_ROUNDS ?= 5
+BENCH_REPORT ?= $(CURDIR)/bin/bench.txt
+bench: build ## figures, side by side with OTP's own boot server; BENCH_ROUNDS of each
 	scripts/need erl
-	go run ./test/bench -eboot bin/eboot
-	go test -run '^$$' -bench . -benchtime 1s ./...
+	go test -run '^$$' -bench . -benchtime 1s $$(go list ./... | grep -v /test/bench)
+	EBOOT_BIN=$(CURDIR)/bin/eboot EBOOT_BENCH_REPORT=$(BENCH_REPORT) \
+		go test -run '^$$' -bench . -benchtime $(BENCH_ROUNDS)x -timeout 60m ./test/bench
 
 acceptance: build ## the full counts; prints a report
 	scripts/need erl cc ip

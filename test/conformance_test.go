@@ -332,3 +332,49 @@ func compareFraming(t *testing.T, otp, eboot func() (net.Conn, error), root stri
 		})
 	}
 }
+
+// TestDiscoveryConformance sends the same datagrams to both: what one leaves
+// unanswered the other does too, and replies say the same but for the port. The reference binds
+// 0.0.0.0:4368 and so runs in a network namespace of its own.
+func TestDiscoveryConformance(t *testing.T) {
+	erl := testutil.RequireErl(t)
+	ns := testutil.NewNamespace(t)
+	testutil.StartBootServer(t, erl, testutil.BootServerOptions{Namespace: ns, Whitelist: []string{"127.0.0.1"}})
+	eboot := startServer(t, serverOptions{Roots: []string{slaveRoot}})
+	eboot.Publish(t, erl, "otp", "1", smallTree(t, erl))
+	eboot.Allow(t, "127.0.0.1")
+	eboot.WaitReady(t, erl)
+
+	ask := func(conn *net.UDPConn, err error, server, request string) string {
+		t.Helper()
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer func() { _ = conn.Close() }()
+		to := net.UDPAddr{IP: net.ParseIP(server), Port: testutil.DiscoveryPort}
+		if _, err := conn.WriteToUDP([]byte(request), &to); err != nil {
+			t.Fatal(err)
+		}
+		var out []string
+		for _, r := range testutil.Collect(t, conn, 150*time.Millisecond) {
+			out = append(out, fmt.Sprintf("priority %d, version %q, %d bytes", r.Priority, r.ERTS, len(r.Raw)))
+		}
+		return strings.Join(out, "; ")
+	}
+	for _, from := range []string{"127.0.0.1", "127.0.0.77"} {
+		for _, request := range []string{
+			"EBOOTQ" + erl.ERTS, "EBOOTQ" + erl.ERTS + "0", "EBOOTQ" + erl.ERTS + "\x00", "EBOOTQ" + erl.ERTS[:2], "EBOOTQ", "EBOOT",
+			"EBOOTQ1.0", "ebootq" + erl.ERTS, "EBOOTR" + erl.ERTS, " EBOOTQ" + erl.ERTS, "0", "", strings.Repeat("EBOOTQ", 200),
+		} {
+			inside, err := ns.ListenUDP(from + ":0")
+			reference := ask(inside, err, "127.0.0.1", request)
+			local, err := net.ListenUDP("udp4", &net.UDPAddr{IP: net.ParseIP(from)})
+			if got := ask(local, err, eboot.Address, request); got != reference {
+				t.Errorf("%q from %s: erl_boot_server %q, eboot %q", request, from, reference, got)
+			}
+			if good := from == "127.0.0.1" && request == "EBOOTQ"+erl.ERTS; good != (reference != "") {
+				t.Errorf("%q from %s: erl_boot_server answers %q", request, from, reference)
+			}
+		}
+	}
+}

@@ -330,3 +330,24 @@ func TestAcceptanceTenServersStartAndStopClean(t *testing.T) {
 		s.Stop(t)
 	}
 }
+
+// A log that cannot be read stops writes, not slaves.
+func TestServesFromTheCacheWhenTheLogIsDamaged(t *testing.T) {
+	dir := t.TempDir()
+	s := startServer(t, serverOptions{Roots: testRoots, DataDir: dir})
+	s.Allow(t, "127.0.0.0/8")
+	s.mustPublish(t, "1", "13.1.5")
+	s.Stop(t)
+	if err := os.WriteFile(filepath.Join(dir, "raft", "raft.db"), []byte(strings.Repeat("not a database ", 1000)), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	s = startServer(t, serverOptions{Roots: testRoots, DataDir: dir, Address: s.Address})
+	wantIn(t, get(t, s.connect(t, "13.1.5"), "bin/start.boot"), "script of 1")
+	prefix, _ := eboot.ParsePrefix("10.0.0.0/8")
+	if _, err := s.Client.Allow(t.Context(), eboot.WhitelistEntry{Prefix: prefix}); !errors.Is(err, eboot.ErrUnavailable) {
+		t.Errorf("a write: %v", err)
+	}
+	if ready, err := s.Client.Readiness(t.Context()); err != nil || ready.Ready {
+		t.Errorf("readiness: %+v, %v", ready, err)
+	}
+}

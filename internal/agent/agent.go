@@ -59,7 +59,7 @@ type replicated struct {
 	machine *fsm.Machine
 	view    *stateView
 	cache   *servingcache.Cache
-	cluster *cluster.Cluster
+	cluster consensus
 }
 
 // serving is what slaves and publishers touch.
@@ -199,7 +199,10 @@ func (a *Agent) Run(ctx context.Context) (err error) {
 	following.run("founding", a.found)
 	server := api.NewServer(api.ServerOptions{Backend: a, Metrics: a.metrics.Handler(), Logger: a.logger.Named("api"), Live: a.live})
 	for _, ln := range admin {
-		apis.run("api", func(ctx context.Context) error { return server.Serve(ctx, ln) })
+		apis.run("api", func(ctx context.Context) error {
+			a.catchUp(ctx)
+			return server.Serve(ctx, ln)
+		})
 	}
 	for _, socket := range sockets {
 		discovery.run("discovery", func(ctx context.Context) error { return a.discovery.Serve(ctx, socket) })
@@ -322,7 +325,12 @@ func (a *Agent) openCluster(fail func(error)) error {
 		},
 	})
 	if err != nil {
-		return err
+		if a.view.cached.Load() == nil || errors.Is(err, eboot.ErrInvalid) {
+			return err
+		}
+		a.logger.Error("raft could not be opened; serving the state of the cache, taking no writes", "error", err)
+		a.cluster = noRaft{cause: err}
+		return nil
 	}
 	a.cluster = c
 	if cached := a.view.cached.Load(); cached != nil && len(c.Status().Servers) == 0 {

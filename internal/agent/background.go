@@ -59,10 +59,13 @@ func (a *Agent) raftFailure() error {
 	if err := a.live(); err != nil {
 		return err
 	}
+	if err := a.cluster.Failure(); err != nil {
+		return err
+	}
 	if len(a.cluster.Status().Servers) == 0 {
 		return fmt.Errorf("the raft log is gone: put the raft directory back, or remove serving-cache to begin anew: %w", eboot.ErrUnavailable)
 	}
-	return a.cluster.Failure()
+	return nil
 }
 
 // damaged is told by the store; it must not block.
@@ -109,7 +112,7 @@ func (a *Agent) collector(ctx context.Context) error {
 // collectBlobs keeps what the bundles of the index name. A manifest that cannot
 // be read stops the collection: what it names is not known.
 func (a *Agent) collectBlobs(ctx context.Context) error {
-	if !a.view.advance(a.machine.State()) {
+	if !a.view.settle() {
 		return nil // the log is still being replayed: this index is not the newest
 	}
 	ctx, cancel := context.WithCancelCause(ctx)

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"sync/atomic"
+	"time"
 
 	"github.com/hashicorp/go-hclog"
 
@@ -50,29 +51,32 @@ func openStateView(path string, machine *fsm.Machine, logger hclog.Logger) (*sta
 
 // State returns the state to serve by; never nil.
 func (v *stateView) State() *fsm.State {
-	if cached := v.cached.Load(); cached != nil {
+	now := v.machine.State()
+	if cached := v.cached.Load(); cached != nil && !supersedes(now, cached) {
 		return cached
 	}
-	return v.machine.State()
+	return now
 }
 
-// advance lets go of the cached state when the machine knows as much, or
-// belongs to another cluster than the cache does. It reports whether the machine's
-// state is the one served now.
-func (v *stateView) advance(now *fsm.State) bool {
+// supersedes reports whether the machine's state is the one to serve: it knows as
+// much as the cached one, or belongs to another cluster.
+func supersedes(now, cached *fsm.State) bool {
+	return now.Cluster() != "" && (now.Cluster() != cached.Cluster() || now.Index() >= cached.Index())
+}
+
+// settle lets go of the cached state for good when it can, and reports whether the
+// machine's state is the one served.
+func (v *stateView) settle() bool {
 	cached := v.cached.Load()
 	if cached == nil {
 		return true
 	}
-	if now.Cluster() == "" {
+	now := v.machine.State()
+	if !supersedes(now, cached) {
 		return false
 	}
-	foreign := now.Cluster() != cached.Cluster()
-	if foreign {
+	if now.Cluster() != cached.Cluster() {
 		v.logger.Warn("serving cache belongs to another cluster; ignoring it", "cached", cached.Cluster(), "cluster", now.Cluster())
-	}
-	if !foreign && now.Index() < cached.Index() {
-		return false
 	}
 	v.cached.Store(nil)
 	return true
@@ -83,18 +87,33 @@ func (v *stateView) advance(now *fsm.State) bool {
 func (a *Agent) followState(ctx context.Context) error {
 	for {
 		changed := a.machine.Changed()
-		if now := a.machine.State(); a.view.advance(now) {
+		if a.view.settle() {
+			now := a.machine.State()
 			a.cache.Offer(now.Index(), now)
 			a.serveState(now)
 		}
 		select {
 		case <-changed:
 		case <-ctx.Done():
-			if now := a.machine.State(); a.view.advance(now) {
+			if a.view.settle() {
+				now := a.machine.State()
 				a.cache.Offer(now.Index(), now)
 			}
 			return nil
 		}
+	}
+}
+
+// startPatience is how long the API waits for Raft when the server starts.
+const startPatience = 3 * time.Second
+
+// catchUp waits until this server knows everything that was acknowledged before it
+// stopped, so that the API does not deny what it said; without a leader, not for long.
+func (a *Agent) catchUp(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(ctx, startPatience)
+	defer cancel()
+	if err := a.cluster.VerifiedRead(ctx); err != nil {
+		a.logger.Warn("the API begins with a state that may not be the newest", "error", err)
 	}
 }
 

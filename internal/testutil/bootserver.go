@@ -107,9 +107,6 @@ func (s *BootServer) Address() string { return fmt.Sprintf("127.0.0.1:%d", s.por
 // PID is the process id of the emulator, to read its CPU time.
 func (s *BootServer) PID() int { return s.process.cmd.Process.Pid }
 
-// Kill ends it at once.
-func (s *BootServer) Kill() { s.process.kill() }
-
 // Dial connects to its file service, wherever it runs.
 func (s *BootServer) Dial() (net.Conn, error) {
 	if s.namespace != nil {

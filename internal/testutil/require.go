@@ -1,10 +1,12 @@
 package testutil
 
 import (
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 )
@@ -25,39 +27,42 @@ func (e Erlang) BootScript() string { return filepath.Join(e.Root, "bin", "start
 // when EBOOT_REQUIRE_ERL=1 says that there must be one.
 func RequireErl(t testing.TB) Erlang {
 	t.Helper()
-	missing := func(why string) {
-		t.Helper()
-		if os.Getenv("EBOOT_REQUIRE_ERL") == "1" {
-			t.Fatalf("EBOOT_REQUIRE_ERL=1, but %s", why)
-		}
-		t.Skipf("needs an Erlang installation: %s", why)
+	erl, err := installation()
+	switch {
+	case err == nil:
+	case os.Getenv("EBOOT_REQUIRE_ERL") == "1":
+		t.Fatalf("EBOOT_REQUIRE_ERL=1, but %v", err)
+	default:
+		t.Skipf("needs an Erlang installation: %v", err)
 	}
+	return erl
+}
+
+// installation asks erl once for the whole run: its own word is slower than reading
+// the erl script, but scripts differ from one distribution to the next.
+var installation = sync.OnceValues(func() (Erlang, error) {
 	erl, err := exec.LookPath("erl")
 	if err != nil {
-		missing("no erl on PATH")
+		return Erlang{}, err
 	}
-	// The installation's own word; parsing the erl script would be quicker but
-	// differs from one distribution to the next.
 	cmd := exec.Command(erl, "-noinput", "-boot", "start_clean", "-eval",
 		`io:format("~s ~ts~n", [erlang:system_info(version), code:root_dir()]), halt(0).`)
 	cmd.Env = append(os.Environ(), "ERL_CRASH_DUMP_SECONDS=0")
 	out, err := cmd.Output()
 	if err != nil {
-		missing("erl does not run: " + err.Error())
+		return Erlang{}, fmt.Errorf("%s does not run: %w", erl, err)
 	}
 	version, root, ok := strings.Cut(strings.TrimSpace(string(out)), " ")
 	if !ok {
-		missing("erl said " + string(out))
+		return Erlang{}, fmt.Errorf("%s said %q", erl, out)
 	}
 	if root, err = filepath.EvalSymlinks(root); err != nil {
-		missing(err.Error())
+		return Erlang{}, err
 	}
 	e := Erlang{Root: root, ERTS: version}
-	if _, err := os.Stat(filepath.Join(e.ERTSDir(), "bin", "erlexec")); err != nil {
-		missing(err.Error())
-	}
-	return e
-}
+	_, err = os.Stat(filepath.Join(e.ERTSDir(), "bin", "erlexec"))
+	return e, err
+})
 
 // RequireRoot skips a test that needs network namespaces when it may not make them.
 func RequireRoot(t testing.TB) {

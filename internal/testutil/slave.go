@@ -124,9 +124,6 @@ func (s *Slave) Output() string { return s.process.out.String() }
 // Exited reports whether the node has ended.
 func (s *Slave) Exited() bool { return s.process.exited() }
 
-// Kill ends the node at once.
-func (s *Slave) Kill() { s.process.kill() }
-
 // Exit is how a node ended.
 type Exit struct {
 	Status int           // exit status; -1 when a signal ended it
