@@ -19,7 +19,11 @@ var (
 
 // What a server cannot do at this moment. The same call may succeed later.
 var (
-	// ErrUnavailable: the server cannot be reached, or is not ready to do this.
+	// ErrUnreachable: no server could be connected to, or the connection broke
+	// before there was an answer to a question.
+	ErrUnreachable = errors.New("unreachable")
+	// ErrUnavailable: the server was reached and cannot do this now: it is stopping,
+	// full, or lacks what is needed.
 	ErrUnavailable = errors.New("unavailable")
 	// ErrNoLeader: the write was not proposed, because no leader is known.
 	ErrNoLeader = errors.New("no leader")

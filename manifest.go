@@ -219,9 +219,10 @@ func (m *Manifest) Check() error {
 }
 
 // IsSecretPath reports whether p holds an Erlang cookie: the secret of the
-// releases, which is never taken into a bundle.
+// releases, in a tree or in a directory of it, and that of a user. Neither is ever
+// taken into a bundle.
 func IsSecretPath(p string) bool {
-	return p == "releases/COOKIE" || path.Base(p) == ".erlang.cookie"
+	return p == "releases/COOKIE" || strings.HasSuffix(p, "/releases/COOKIE") || path.Base(p) == ".erlang.cookie"
 }
 
 // CheckTreePath reports whether p may name an entry of a tree: relative,

@@ -71,6 +71,7 @@ func TestManifestRefuses(t *testing.T) {
 		"NotUTF8":            {"eboot-manifest 1\nd a\xff\n", eboot.ErrInvalid},
 		"NUL":                {"eboot-manifest 1\nd a\x00b\n", eboot.ErrInvalid},
 		"Cookie":             {"eboot-manifest 1\nd releases\nf 0 " + d + " releases/COOKIE\n", eboot.ErrInvalid},
+		"DeepCookie":         {"eboot-manifest 1\nd app\nd app/releases\nf 0 " + d + " app/releases/COOKIE\n", eboot.ErrInvalid},
 		"HomeCookie":         {"eboot-manifest 1\nf 0 " + d + " .erlang.cookie\n", eboot.ErrInvalid},
 		"LeadingZeroSize":    {"eboot-manifest 1\nf 01 " + d + " a\n", eboot.ErrInvalid},
 		"NegativeSize":       {"eboot-manifest 1\nf -1 " + d + " a\n", eboot.ErrInvalid},

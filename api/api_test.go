@@ -173,7 +173,7 @@ func TestClientTellsUnsentFromUnknown(t *testing.T) {
 	if _, err := c.Allow(context.Background(), eboot.WhitelistEntry{Prefix: prefix}); !errors.Is(err, eboot.ErrUnknownOutcome) {
 		t.Errorf("write: %v", err)
 	}
-	if _, err := c.Whitelist(context.Background()); !errors.Is(err, eboot.ErrUnavailable) {
+	if _, err := c.Whitelist(context.Background()); !errors.Is(err, eboot.ErrUnreachable) {
 		t.Errorf("read: %v", err)
 	}
 }

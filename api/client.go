@@ -41,7 +41,7 @@ type ClientOptions struct {
 }
 
 // Client calls the admin API. Its methods return errors that wrap the sentinel
-// the server meant; eboot.ErrUnavailable when no address could be reached;
+// the server meant; eboot.ErrUnreachable when no address could be reached;
 // eboot.ErrUnknownOutcome when a write was sent and no answer came back.
 // It may be used by several goroutines.
 type Client struct {
@@ -161,7 +161,7 @@ func (c *Client) header(write bool) http.Header {
 	return h
 }
 
-// send returns eboot.ErrUnavailable when nothing was sent, or when repeating
+// send returns eboot.ErrUnreachable when nothing was sent, or when repeating
 // does no harm; for a write that may have arrived, eboot.ErrUnknownOutcome.
 func (e endpoint) send(ctx context.Context, method, path string, query url.Values, header http.Header, body io.Reader, write bool) (*http.Response, error) {
 	target := e.base + path
@@ -191,7 +191,7 @@ func (e endpoint) send(ctx context.Context, method, path string, query url.Value
 	case errors.Is(err, context.DeadlineExceeded) && !notSent:
 		return nil, fmt.Errorf("server %s: no answer in time: %w", e.name, eboot.ErrTimeout)
 	}
-	return nil, fmt.Errorf("server %s: %v; is the server running, and is this its API address (--address, EBOOT_ADDRESS)?: %w", e.name, err, eboot.ErrUnavailable)
+	return nil, fmt.Errorf("server %s: %v; is the server running, and is this its API address (--address, EBOOT_ADDRESS)?: %w", e.name, err, eboot.ErrUnreachable)
 }
 
 func decode(response *http.Response, accept []int, result any) error {
@@ -207,7 +207,8 @@ func decode(response *http.Response, accept []int, result any) error {
 		return nil
 	}
 	if err := json.NewDecoder(response.Body).Decode(result); err != nil {
-		return fmt.Errorf("answer: %v: %w", err, eboot.ErrUnavailable)
+		// The server said that it was done; only what it said of it is lost.
+		return fmt.Errorf("answer: %v: %w", err, eboot.ErrUnknownOutcome)
 	}
 	return nil
 }
@@ -319,7 +320,7 @@ func (c *Client) Boots(ctx context.Context, slave netip.Addr) (boots []eboot.Boo
 }
 
 // FollowBoots calls each for every boot that begins or changes phase, until ctx
-// ends (nil) or the server goes away (eboot.ErrUnavailable).
+// ends (nil) or the server goes away (eboot.ErrUnreachable).
 func (c *Client) FollowBoots(ctx context.Context, each func(eboot.Boot) error) error {
 	err := c.stream(ctx, "GET", "/v1/boots/follow", func(line []byte) error {
 		var b eboot.Boot
@@ -332,7 +333,7 @@ func (c *Client) FollowBoots(ctx context.Context, each func(eboot.Boot) error) e
 	case ctx.Err() != nil:
 		return nil
 	case err == nil:
-		return fmt.Errorf("follow boots: the server ended the stream: %w", eboot.ErrUnavailable)
+		return fmt.Errorf("follow boots: the server ended the stream: %w", eboot.ErrUnreachable)
 	}
 	return err
 }
@@ -359,7 +360,7 @@ func (c *Client) stream(ctx context.Context, method, path string, each func(line
 		}
 	}
 	if err := scanner.Err(); err != nil {
-		return fmt.Errorf("server %s: stream: %v: %w", e.name, err, eboot.ErrUnavailable)
+		return fmt.Errorf("server %s: stream: %v: %w", e.name, err, eboot.ErrUnreachable)
 	}
 	return nil
 }
@@ -395,7 +396,7 @@ func (c *Client) Readiness(ctx context.Context) (r eboot.Readiness, err error) {
 }
 
 // SaveSnapshot writes the replicated state to w. A snapshot that was cut off is
-// eboot.ErrUnavailable.
+// eboot.ErrUnreachable.
 func (c *Client) SaveSnapshot(ctx context.Context, w io.Writer) (SnapshotInfo, error) {
 	var info SnapshotInfo
 	e, err := c.pick(ctx)
@@ -418,7 +419,7 @@ func (c *Client) SaveSnapshot(ctx context.Context, w io.Writer) (SnapshotInfo, e
 		err = io.ErrUnexpectedEOF
 	}
 	if err != nil {
-		return info, fmt.Errorf("snapshot: %v: %w", err, eboot.ErrUnavailable)
+		return info, fmt.Errorf("snapshot: %v: %w", err, eboot.ErrUnreachable)
 	}
 	return info, nil
 }

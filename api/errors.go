@@ -24,6 +24,7 @@ var errorTable = []struct {
 	{eboot.ErrUnknownOutcome, "unknown_outcome", http.StatusGatewayTimeout},
 	{eboot.ErrTimeout, "timeout", http.StatusGatewayTimeout},
 	{eboot.ErrDamaged, "damaged", http.StatusInternalServerError},
+	{eboot.ErrUnreachable, "unreachable", http.StatusBadGateway},
 	{eboot.ErrUnavailable, "unavailable", http.StatusServiceUnavailable},
 }
 

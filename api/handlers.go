@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"time"
 
 	"eboot"
 )
@@ -139,8 +140,10 @@ func (s *Server) verifyBundle(w http.ResponseWriter, r *http.Request) error {
 	if _, err := s.backend.Bundle(ref); err != nil {
 		return err
 	}
+	ctx, cancel := streamContext(r)
+	defer cancel()
 	send := lines(w)
-	if err := s.backend.VerifyBundle(r.Context(), ref, func(p VerifyProgress) error { return send(p) }); err != nil {
+	if err := s.backend.VerifyBundle(ctx, ref, func(p VerifyProgress) error { return send(p) }); err != nil {
 		s.logger.Warn("verify ended early", "bundle", ref, "error", err)
 		panic(http.ErrAbortHandler) // the documented way to break a reply off
 	}
@@ -148,7 +151,7 @@ func (s *Server) verifyBundle(w http.ResponseWriter, r *http.Request) error {
 }
 
 func (s *Server) openPublish(w http.ResponseWriter, r *http.Request) error {
-	body := bufio.NewReaderSize(r.Body, 64<<10)
+	body := bufio.NewReaderSize(patient(w, r), 64<<10)
 	line, err := body.ReadSlice('\n')
 	if err != nil {
 		return fmt.Errorf("publish: first line: want one line of JSON of at most 64 KiB: %w", eboot.ErrInvalid)
@@ -186,7 +189,7 @@ func readExactly(r io.Reader, noun string, n int) ([]byte, error) {
 
 func (s *Server) putBlobs(w http.ResponseWriter, r *http.Request) error {
 	id := r.PathValue("publish")
-	err := readBlobs(bufio.NewReaderSize(r.Body, 256<<10), func(d eboot.Digest, size int64, content io.Reader) error {
+	err := readBlobs(bufio.NewReaderSize(patient(w, r), 256<<10), func(d eboot.Digest, size int64, content io.Reader) error {
 		return s.backend.PutBlob(r.Context(), id, d, size, content)
 	})
 	if err == nil {
@@ -196,6 +199,31 @@ func (s *Server) putBlobs(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	return writeJSON(w, http.StatusOK, struct{}{})
+}
+
+// uploadStall is how long an upload may bring nothing.
+const uploadStall = time.Minute
+
+// patientReader reads a body for as long as something comes: a client that went
+// away without a word must not hold a publish open for ever.
+type patientReader struct {
+	body    io.Reader
+	control *http.ResponseController
+	armed   time.Time
+}
+
+func patient(w http.ResponseWriter, r *http.Request) io.Reader {
+	return &patientReader{body: r.Body, control: http.NewResponseController(w)}
+}
+
+func (p *patientReader) Read(b []byte) (int, error) {
+	if now := time.Now(); now.Sub(p.armed) > uploadStall/8 {
+		if err := p.control.SetReadDeadline(now.Add(uploadStall)); err != nil {
+			return 0, err
+		}
+		p.armed = now
+	}
+	return p.body.Read(b)
 }
 
 func (s *Server) commitPublish(w http.ResponseWriter, r *http.Request) error {

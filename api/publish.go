@@ -57,7 +57,9 @@ func (c *Client) Publish(ctx context.Context, p Publish) (PublishOutcome, error)
 	}
 	path := "/v1/publishes/" + opened.ID
 	defer func() {
-		if err != nil { // best effort: the server forgets an idle publish by itself
+		// Best effort: the server forgets an idle publish by itself. Not when the
+		// outcome is unknown: what came in may be of a bundle that is visible.
+		if err != nil && !errors.Is(err, eboot.ErrUnknownOutcome) {
 			abort, cancel := context.WithTimeout(context.WithoutCancel(ctx), c.timeout)
 			defer cancel()
 			if response, abortErr := e.send(abort, "DELETE", path, nil, nil, nil, false); abortErr == nil {

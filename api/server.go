@@ -91,12 +91,16 @@ func NewServer(o ServerOptions) *Server {
 // Serve answers on ln until ctx ends, then waits at most five seconds for
 // requests under way and cuts the rest off. It closes ln.
 func (s *Server) Serve(ctx context.Context, ln net.Listener) error {
+	// Requests under way are not cut off by ctx, only by the end of the wait;
+	// streams, which would never end, are.
+	base, cut := context.WithCancel(context.WithValue(context.WithoutCancel(ctx), streamsEnd{}, ctx.Done()))
+	defer cut()
 	server := &http.Server{
 		Handler:           s.handler,
 		ReadHeaderTimeout: 10 * time.Second,
 		IdleTimeout:       2 * time.Minute,
 		MaxHeaderBytes:    64 << 10,
-		BaseContext:       func(net.Listener) context.Context { return ctx },
+		BaseContext:       func(net.Listener) context.Context { return base },
 		ErrorLog:          s.logger.StandardLogger(&hclog.StandardLoggerOptions{ForceLevel: hclog.Debug}),
 	}
 	served := make(chan error, 1)
@@ -114,6 +118,24 @@ func (s *Server) Serve(ctx context.Context, ln net.Listener) error {
 	}
 	<-served
 	return err
+}
+
+// streamsEnd is the key of the channel that is closed when streams have to end.
+type streamsEnd struct{}
+
+// streamContext is that of a request whose reply goes on until somebody stops.
+func streamContext(r *http.Request) (context.Context, context.CancelFunc) {
+	ctx, cancel := context.WithCancel(r.Context())
+	if end, ok := ctx.Value(streamsEnd{}).(<-chan struct{}); ok {
+		go func() {
+			select {
+			case <-end:
+				cancel()
+			case <-ctx.Done():
+			}
+		}()
+	}
+	return ctx, cancel
 }
 
 // guard refuses requests that a browser was talked into sending: the API is
@@ -313,7 +335,9 @@ func lines(w http.ResponseWriter) func(any) error {
 }
 
 func (s *Server) followBoots(w http.ResponseWriter, r *http.Request) error {
-	boots := s.backend.FollowBoots(r.Context())
+	ctx, cancel := streamContext(r)
+	defer cancel()
+	boots := s.backend.FollowBoots(ctx)
 	send := lines(w)
 	for b := range boots {
 		if err := send(b); err != nil {

@@ -110,6 +110,7 @@ func (p VerifyProgress) OK() bool { return p.Done && len(p.Damaged) == 0 && len(
 
 // SnapshotInfo describes a snapshot of the replicated state.
 type SnapshotInfo struct {
+	Stale      bool         `json:"stale,omitempty"` // of a server whose Raft does not run: newer writes may exist
 	Cluster    string       `json:"cluster"`
 	Index      uint64       `json:"index"`
 	Generation uint64       `json:"generation"`

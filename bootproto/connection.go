@@ -115,6 +115,7 @@ func (c *connection) serve(session Session) error {
 		}
 		c.server.count.requests.Add(1)
 		n, err := c.answer(session, frame)
+		c.now = time.Now() // a long reply to a slow slave is no idleness of its
 		c.server.count.bytesSent.Add(uint64(n))
 		if err != nil {
 			return err

@@ -24,7 +24,8 @@ const leastRate = 1 << 10
 // send writes header and data with one system call, unless the slave is slow.
 // It returns how many bytes were written.
 func (c *connection) send(header, data []byte) (int64, error) {
-	if err := c.allowWrite(c.now); err != nil {
+	// Now, not when the request was read: the session may have taken its time.
+	if err := c.allowWrite(time.Now()); err != nil {
 		return 0, err
 	}
 	c.vector = [2][]byte{header, data}

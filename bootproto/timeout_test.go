@@ -124,6 +124,13 @@ func TestReadTimeouts(t *testing.T) {
 			exchange(t, conn, request)
 			send(t, conn, request[:len(request)-1])
 		}, DefaultFrameTimeout, DefaultFrameTimeout, errFrameTime},
+		{"idle after a slow reply", func(t *testing.T, conn net.Conn) {
+			send(t, conn, request)
+			pass(59 * time.Second) // the slave takes its time to read
+			if _, err := readPacket(conn); err != nil {
+				t.Error(err)
+			}
+		}, DefaultIdleTimeout * 7 / 8, DefaultIdleTimeout, errIdle},
 		{"idle after a slow request", func(t *testing.T, conn net.Conn) {
 			send(t, conn, request[:5])
 			pass(9 * time.Second)

@@ -85,7 +85,8 @@ api:
   socket: '/run/eboot.sock'
 log: {format: json, level: debug}
 `)
-	got, err := Load(name, []string{"PATH=/bin", "EBOOT_ADDRESS=x", "EBOOT_TOKEN=x", "EBOOT_REQUIRE_ERL=1", "EBOOT_TEST_ANY=1"})
+	got, err := Load(name, []string{"PATH=/bin", "EBOOT_ADDRESS=x", "EBOOT_TOKEN=x", "EBOOT_REQUIRE_ERL=1", "EBOOT_TEST_ANY=1",
+		"EBOOT_SERVICE_HOST=10.0.0.1", "EBOOT_SERVICE_PORT_API=4380", "EBOOT_PORT=tcp://10.0.0.1:4380", "EBOOT_PORT_4380_TCP_ADDR=10.0.0.1"})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -6,6 +6,7 @@ import (
 	"io"
 	"os"
 	"reflect"
+	"regexp"
 	"slices"
 	"strings"
 	"unicode/utf8"
@@ -125,8 +126,12 @@ func readElsewhere(name string) bool {
 	case "EBOOT_ADDRESS", "EBOOT_TOKEN", "EBOOT_REQUIRE_ERL":
 		return true
 	}
-	return strings.HasPrefix(name, "EBOOT_TEST_")
+	return strings.HasPrefix(name, "EBOOT_TEST_") || serviceLink.MatchString(name)
 }
+
+// serviceLink matches what Kubernetes and Docker links put into the environment of a
+// container beside a service named eboot.
+var serviceLink = regexp.MustCompile(`^EBOOT_(SERVICE_HOST|SERVICE_PORT(_[A-Z0-9_]+)?|PORT(_[0-9]+_(TCP|UDP)(_(PROTO|PORT|ADDR))?)?)$`)
 
 func (l *loader) setFromVariable(v reflect.Value, name, text string) {
 	if v.Kind() != reflect.Slice {

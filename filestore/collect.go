@@ -115,6 +115,9 @@ func (s *Store) Collect(ctx context.Context, live func(yield func(eboot.Digest) 
 	for d := range live {
 		named[d] = struct{}{}
 	}
+	if err := ctx.Err(); err != nil {
+		return CollectResult{}, err // live may have given up: named is not all
+	}
 	var result CollectResult
 	var candidates []eboot.Digest
 	s.mu.Lock()

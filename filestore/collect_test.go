@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"os"
 	"slices"
 	"sync"
 	"testing"
@@ -45,6 +46,24 @@ func TestCollect(t *testing.T) {
 	cancel()
 	if _, err := s.Collect(cancelled, slices.Values(digests)); !errors.Is(err, context.Canceled) || !s.Has(digests[0]) {
 		t.Fatal(err)
+	}
+}
+
+// TestCollectGivenUp: who cannot say what is live cancels; nothing may be removed
+// then, and nothing that is known of damage forgotten.
+func TestCollectGivenUp(t *testing.T) {
+	s := openStore(t, Options{})
+	digests := put(t, s, random(10), random(300_000))
+	if err := os.WriteFile(s.path(digests[1]), random(300_000), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Verify(t.Context(), digests[1], 300_000); !errors.Is(err, eboot.ErrDamaged) {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	_, err := s.Collect(ctx, func(func(eboot.Digest) bool) { cancel() })
+	if !errors.Is(err, context.Canceled) || len(s.Damaged()) != 1 || !s.Has(digests[0]) {
+		t.Fatalf("%v; %d damaged, blob there: %t", err, len(s.Damaged()), s.Has(digests[0]))
 	}
 }
 

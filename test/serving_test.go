@@ -344,7 +344,7 @@ func TestServesFromTheCacheWhenTheLogIsDamaged(t *testing.T) {
 	s = startServer(t, serverOptions{Roots: testRoots, DataDir: dir, Address: s.Address})
 	wantIn(t, get(t, s.connect(t, "13.1.5"), "bin/start.boot"), "script of 1")
 	prefix, _ := eboot.ParsePrefix("10.0.0.0/8")
-	if _, err := s.Client.Allow(t.Context(), eboot.WhitelistEntry{Prefix: prefix}); !errors.Is(err, eboot.ErrUnavailable) {
+	if _, err := s.Client.Allow(t.Context(), eboot.WhitelistEntry{Prefix: prefix}); !errors.Is(err, eboot.ErrNoLeader) {
 		t.Errorf("a write: %v", err)
 	}
 	if ready, err := s.Client.Readiness(t.Context()); err != nil || ready.Ready {

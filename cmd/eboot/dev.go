@@ -54,7 +54,8 @@ func (c *command) dev(ctx context.Context, path string, flags devFlags) (err err
 	if err != nil {
 		return fmt.Errorf("--ip: %w", err)
 	}
-	prefixes, err := parsePrefixes(append([]string{"127.0.0.0/8"}, flags.allow...))
+	// A node on this machine that asks another address of it asks from that address.
+	prefixes, err := parsePrefixes(append([]string{"127.0.0.0/8", ip.String()}, flags.allow...))
 	if err != nil {
 		return fmt.Errorf("--allow: %w", err)
 	}

@@ -40,7 +40,8 @@ var exitTable = []struct {
 	{eboot.ErrUnknownOutcome, exitUnknown},
 	{eboot.ErrTimeout, exitUnknown},
 	{eboot.ErrNoLeader, exitUnreachable},
-	{eboot.ErrUnavailable, exitUnreachable},
+	{eboot.ErrUnreachable, exitUnreachable},
+	{eboot.ErrUnavailable, exitFailed},
 	{errNegative, exitFailed},
 }
 

@@ -31,7 +31,12 @@ func (c *command) snapshotSave() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			return c.print(info, func(w io.Writer) error { return snapshotText(w, info) })
+			return c.print(info, func(w io.Writer) error {
+				if info.Stale {
+					fmt.Fprintln(c.err, "warning: raft does not run on this server; it saved what it serves, which may not be the newest")
+				}
+				return snapshotText(w, info)
+			})
 		}),
 	}
 }

@@ -180,10 +180,11 @@ func (a *Agent) Run(ctx context.Context) (err error) {
 	a.boot.listeners = a.listeners
 
 	// The state that the cache kept is served before Raft says anything.
-	a.serveState(a.view.State())
+	a.serveState()
 	background.run("serving cache", a.cache.Run)
 	background.run("scrubber", a.store.Run)
 	background.run("fleet", a.fleet.Run)
+	background.run("recounter", a.recounter)
 	background.run("collector", a.collector)
 	background.run("publishes", a.publishes.sweep)
 
@@ -191,9 +192,7 @@ func (a *Agent) Run(ctx context.Context) (err error) {
 		for _, ln := range admin {
 			err = errors.Join(err, ln.Close())
 		}
-		files.stop()
-		background.stop()
-		return err
+		return errors.Join(err, files.stop(), background.stop())
 	}
 	following.run("state", a.followState)
 	following.run("founding", a.found)
@@ -212,25 +211,19 @@ func (a *Agent) Run(ctx context.Context) (err error) {
 	a.logger.Info("serving", "server", a.server, "api", a.APIAddress(), "boot", a.config.Boot.Bind)
 
 	<-running.Done()
-	cause := context.Cause(running)
-	if errors.Is(cause, context.Canceled) {
-		cause = nil
-	}
-	a.logger.Info("stopping", "cause", cause)
+	a.logger.Info("stopping", "cause", context.Cause(running))
 
 	// Silence first: a slave must not be sent to a server that is about to refuse it.
 	a.boot.draining.Store(true)
-	discovery.stop()
+	err = discovery.stop()
 	// Connections end after a second of quiet: a FIN in the middle of a stock
 	// preload costs the slave a minute for each module left.
-	files.stop()
+	err = errors.Join(err, files.stop())
 	// Nobody can ask for a change any more …
-	apis.stop()
+	err = errors.Join(err, apis.stop())
 	// … so the log is complete, and the serving cache's last write has all of it.
-	err = a.cluster.Close()
-	following.stop()
-	background.stop()
-	return errors.Join(cause, err)
+	err = errors.Join(err, a.cluster.Close(), following.stop(), background.stop())
+	return errors.Join(err, a.live())
 }
 
 func (a *Agent) listenDiscovery() ([]*net.UDPConn, error) {
@@ -274,9 +267,8 @@ func (a *Agent) listenAPI() (listeners []net.Listener, err error) {
 		}
 	}()
 	if path := a.config.API.Socket; path != "" {
-		// A socket file outlives its process; nobody else uses this data directory.
-		if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
-			return listeners, fmt.Errorf("api socket: %w", err)
+		if err := clearSocket(path); err != nil {
+			return listeners, err
 		}
 		ln, err := net.Listen("unix", path)
 		if err != nil {
@@ -291,6 +283,9 @@ func (a *Agent) listenAPI() (listeners []net.Listener, err error) {
 	}
 	if a.config.API.Bind.IsValid() {
 		ln, err := net.Listen("tcp", a.config.API.Bind.String())
+		if errors.Is(err, syscall.EADDRINUSE) {
+			return listeners, fmt.Errorf("api: %w; another server may use it (api.bind): %w", err, eboot.ErrConflict)
+		}
 		if err != nil {
 			return listeners, fmt.Errorf("api: %w", err)
 		}
@@ -299,6 +294,23 @@ func (a *Agent) listenAPI() (listeners []net.Listener, err error) {
 		a.apiAddress.Store(&address)
 	}
 	return listeners, nil
+}
+
+// clearSocket removes the socket that a server left behind, and nothing else.
+func clearSocket(path string) error {
+	info, err := os.Lstat(path)
+	switch {
+	case errors.Is(err, os.ErrNotExist):
+		return nil
+	case err != nil:
+		return fmt.Errorf("api socket: %w", err)
+	case info.Mode()&os.ModeSocket == 0:
+		return fmt.Errorf("api socket %s: there is a file of another kind; remove it or choose another path: %w", path, eboot.ErrInvalid)
+	}
+	if conn, err := net.Dial("unix", path); err == nil {
+		return errors.Join(fmt.Errorf("api socket %s: another server answers there: %w", path, eboot.ErrConflict), conn.Close())
+	}
+	return os.Remove(path)
 }
 
 func (a *Agent) openCluster(fail func(error)) error {
@@ -313,11 +325,15 @@ func (a *Agent) openCluster(fail func(error)) error {
 	if err := a.metrics.CollectRaft(); err != nil {
 		return err
 	}
+	founded, err := a.data.founded()
+	if err != nil {
+		return err
+	}
 	c, err := cluster.Open(cluster.Options{
 		Dir: a.data.raft(), ServerID: a.server, Address: address,
 		// A server that has a past must not found a cluster beside it: its state would
 		// begin anew, and slaves would lose what they boot.
-		Bootstrap:    a.config.Cluster.Expect == 1 && a.view.cached.Load() == nil,
+		Bootstrap:    a.config.Cluster.Expect == 1 && a.view.cached.Load() == nil && !founded,
 		StateMachine: stateMachine{a.machine}, Logger: a.logger.Named("raft"),
 		OnStorageFailure: func(err error) {
 			a.storageErr.Store(&err)
@@ -333,9 +349,8 @@ func (a *Agent) openCluster(fail func(error)) error {
 		return nil
 	}
 	a.cluster = c
-	if cached := a.view.cached.Load(); cached != nil && len(c.Status().Servers) == 0 {
-		a.logger.Error("the raft log of this server is gone; it serves the state of its cache and takes no writes. Put the raft directory back, or remove serving-cache to begin anew",
-			"cluster", cached.Cluster(), "index", cached.Index(), "generation", cached.Generation())
+	if len(c.Status().Servers) == 0 {
+		a.logger.Error("the raft log of this server is gone", "error", errLogGone)
 	}
 	return nil
 }

@@ -27,12 +27,25 @@ func (m stateMachine) Snapshot() (io.WriterTo, error) { return m.State(), nil }
 
 // found gives a new cluster its identity, once it has a leader.
 func (a *Agent) found(ctx context.Context) error {
-	for ctx.Err() == nil && a.machine.State().Cluster() == "" && len(a.cluster.Status().Servers) > 0 {
-		if err := a.tryFound(ctx); err != nil && ctx.Err() == nil {
-			a.logger.Warn("cluster has no identity yet; trying again", "error", err)
+	for a.machine.State().Cluster() == "" {
+		if len(a.cluster.Status().Servers) == 0 || a.cluster.Failure() != nil {
+			return nil // raft does not run here; readiness says so
+		}
+		err := a.tryFound(ctx)
+		if err == nil {
+			break
+		}
+		if ctx.Err() != nil {
+			return nil
+		}
+		a.logger.Warn("cluster has no identity yet; trying again", "error", err)
+		select {
+		case <-time.After(time.Second):
+		case <-ctx.Done():
+			return nil
 		}
 	}
-	return nil
+	return a.data.markFounded(a.machine.State().Cluster())
 }
 
 func (a *Agent) tryFound(ctx context.Context) error {
@@ -54,6 +67,9 @@ func (a *Agent) tryFound(ctx context.Context) error {
 	return err
 }
 
+// errLogGone is what a server says that had a log once and has none.
+var errLogGone = fmt.Errorf("the raft log is gone and no writes are taken: put the raft directory back, or begin anew: save a snapshot, remove serving-cache and founded, restart, restore it: %w", eboot.ErrNoLeader)
+
 // raftFailure says why this server's Raft cannot take writes, if it cannot.
 func (a *Agent) raftFailure() error {
 	if err := a.live(); err != nil {
@@ -63,9 +79,9 @@ func (a *Agent) raftFailure() error {
 		return err
 	}
 	if len(a.cluster.Status().Servers) == 0 {
-		return fmt.Errorf("the raft log is gone: put the raft directory back, or remove serving-cache to begin anew: %w", eboot.ErrUnavailable)
+		return errLogGone
 	}
-	return nil
+	return a.behindCache()
 }
 
 // damaged is told by the store; it must not block.
@@ -83,13 +99,19 @@ func (a *Agent) requestCollection() {
 	}
 }
 
-// recount looks at what is on disk again, loading trees that were unreadable.
-func (a *Agent) recount() {
-	a.trees.recount()
-	a.trees.follow(a.view.State())
+// recounter recounts after damage, so that discovery falls silent at once.
+func (a *Agent) recounter(ctx context.Context) error {
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-a.damage:
+			a.recount()
+		}
+	}
 }
 
-// collector removes blobs that nothing names, and recounts after damage.
+// collector removes blobs that nothing names.
 func (a *Agent) collector(ctx context.Context) error {
 	ticker := time.NewTicker(collectEvery)
 	defer ticker.Stop()
@@ -97,9 +119,6 @@ func (a *Agent) collector(ctx context.Context) error {
 		select {
 		case <-ctx.Done():
 			return nil
-		case <-a.damage:
-			a.recount()
-			continue
 		case <-a.collect:
 		case <-ticker.C:
 		}
@@ -112,8 +131,13 @@ func (a *Agent) collector(ctx context.Context) error {
 // collectBlobs keeps what the bundles of the index name. A manifest that cannot
 // be read stops the collection: what it names is not known.
 func (a *Agent) collectBlobs(ctx context.Context) error {
-	if !a.view.settle() {
-		return nil // the log is still being replayed: this index is not the newest
+	// An index that is not the newest does not name what newer bundles need: the log
+	// may still be replayed, or have stopped.
+	if err := a.cluster.VerifiedRead(ctx); err != nil {
+		return err
+	}
+	if err := a.raftFailure(); err != nil {
+		return err
 	}
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)

@@ -89,8 +89,9 @@ func (s *bootService) Connect(slave netip.AddrPort, erts string) (bootproto.Sess
 	return session, nil
 }
 
-// bootSession is one connection of one slave. Its tree is fixed by its first
-// request and does not change: what a slave reads is of one bundle.
+// bootSession is one connection of one slave. Its tree is fixed by the first
+// request that is answered from one, and does not change: what a slave reads is of one
+// bundle.
 type bootSession struct {
 	service *bootService
 	slave   netip.Addr
@@ -107,68 +108,84 @@ func (c *bootSession) Allowed() error {
 	return nil
 }
 
-// resolve chooses the tree on the first request: a boot script begins a boot
-// with what the channel points to now; anything else goes on with the bundle that
-// the latest boot of this address began with.
-func (c *bootSession) resolve(name []byte) (*bundlefs.Tree, error) {
+// resolve returns the connection's tree. Before a boot has begun on it, that is
+// the tree of the bundle that the latest boot of this address began with.
+func (c *bootSession) resolve() (*bundlefs.Tree, error) {
 	if c.tree != nil {
 		return c.tree, nil
 	}
 	state := c.service.view.State()
-	entry, bundle, err := admit(state, c.slave, c.erts)
+	_, bundle, err := admit(state, c.slave, c.erts)
 	if err != nil {
 		return nil, err
 	}
-	begins := bytes.HasSuffix(name, []byte(".boot"))
-	if pin, ok := c.service.fleet.Pin(c.slave, c.erts); ok && !begins && pin.Manifest != bundle.Manifest {
+	if pin, ok := c.service.fleet.Pin(c.slave, c.erts); ok && pin.Manifest != bundle.Manifest {
 		if bundle, ok = state.BundleByManifest(pin.Manifest, c.erts); !ok {
 			return nil, fmt.Errorf("the bundle this slave booted (%s) was removed: %w", pin.Manifest.Short(), eboot.ErrUnavailable)
 		}
 	}
-	tree, err := c.service.trees.tree(bundle)
-	if err != nil {
+	if c.tree, err = c.service.trees.tree(bundle); err != nil {
 		return nil, err
 	}
-	if begins {
-		c.seen.BootBegan(entry.Channel, bundle)
-	}
-	c.tree = tree
-	return tree, nil
+	return c.tree, nil
 }
 
-// note records the request and whether any root covers its path.
-func (c *bootSession) note(operation string, name []byte) (*bundlefs.Tree, error) {
-	tree, err := c.resolve(name)
+// begin serves a boot script as the first thing of a connection: a boot begins
+// with what the channel points to now. A script that the bundle does not have begins
+// nothing; init asks for X.boot first and for $ROOT/bin/X.boot on the same connection.
+func (c *bootSession) begin(name []byte) (filestore.Content, error) {
+	entry, bundle, err := admit(c.service.view.State(), c.slave, c.erts)
+	if err != nil {
+		return filestore.Content{}, err
+	}
+	tree, err := c.service.trees.tree(bundle)
+	if err != nil {
+		return filestore.Content{}, err
+	}
+	c.note("get", name, tree)
+	content, err := tree.Get(name)
+	if err == nil {
+		c.tree = tree
+		c.seen.BootBegan(entry.Channel, bundle)
+	}
+	return content, err
+}
+
+// note records the request, and whether any root covers its path.
+func (c *bootSession) note(operation string, name []byte, tree *bundlefs.Tree) {
 	c.seen.Requested(operation, name)
-	if err == nil && !tree.Covers(name) {
+	if tree != nil && !tree.Covers(name) {
 		c.seen.Uncovered(name)
 	}
-	return tree, err
 }
 
 // Get answers {get, File}.
 func (c *bootSession) Get(name []byte) (bootproto.Content, error) {
-	tree, err := c.note("get", name)
+	if c.tree == nil && bytes.HasSuffix(name, []byte(".boot")) {
+		return wireContent(c.begin(name))
+	}
+	tree, err := c.resolve()
+	c.note("get", name, tree)
 	if err != nil {
 		return bootproto.Content{}, err
 	}
-	content, err := tree.Get(name)
-	if err != nil {
-		return bootproto.Content{}, err
-	}
-	return wireContent(content), nil
+	return wireContent(tree.Get(name))
 }
 
-func wireContent(content filestore.Content) bootproto.Content {
-	if content.File == nil {
-		return bootproto.Content{Data: content.Data, Size: content.Size}
+func wireContent(content filestore.Content, err error) (bootproto.Content, error) {
+	if err != nil {
+		return bootproto.Content{}, err
 	}
-	return bootproto.Content{Reader: content.File, Size: content.Size}
+	if content.File == nil { // a nil *os.File in an interface would not be nil
+		return bootproto.Content{Data: content.Data, Size: content.Size}, nil
+	}
+	return bootproto.Content{Reader: content.File, Size: content.Size}, nil
 }
 
 // List answers {list_dir, Dir}.
 func (c *bootSession) List(name []byte) ([]string, error) {
-	tree, err := c.note("list_dir", name)
+	tree, err := c.resolve()
+	c.note("list_dir", name, tree)
 	if err != nil {
 		return nil, err
 	}
@@ -181,7 +198,8 @@ func (c *bootSession) Stat(name []byte, follow bool) (bootproto.FileInfo, error)
 	if !follow {
 		operation = "read_link_info"
 	}
-	tree, err := c.note(operation, name)
+	tree, err := c.resolve()
+	c.note(operation, name, tree)
 	if err != nil {
 		return bootproto.FileInfo{}, err
 	}

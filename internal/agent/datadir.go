@@ -19,6 +19,7 @@ import (
 //
 //	LOCK            held while a process uses the directory
 //	node-id         the server's UUID, made once
+//	founded         the cluster it belongs to, so that it founds no second one
 //	raft/           log and snapshots
 //	store/          blobs
 //	serving-cache   the newest state, to serve from before Raft has replayed its log
@@ -49,7 +50,10 @@ func openDataDir(path string) (*dataDir, error) {
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("data directory: %w", err), lock.Close())
 	}
-	return &dataDir{path: path, lock: lock}, fsutil.RemoveTemporary(path)
+	if err := fsutil.RemoveTemporary(path); err != nil {
+		return nil, errors.Join(fmt.Errorf("data directory: %w", err), lock.Close())
+	}
+	return &dataDir{path: path, lock: lock}, nil
 }
 
 func (d *dataDir) close() error { return d.lock.Close() }
@@ -58,6 +62,28 @@ func (d *dataDir) raft() string         { return filepath.Join(d.path, "raft") }
 func (d *dataDir) store() string        { return filepath.Join(d.path, "store") }
 func (d *dataDir) servingCache() string { return filepath.Join(d.path, "serving-cache") }
 func (d *dataDir) pins() string         { return filepath.Join(d.path, "pins.json") }
+
+// founded reports whether this server has belonged to a cluster.
+func (d *dataDir) founded() (bool, error) {
+	_, err := os.Stat(d.foundedPath())
+	if errors.Is(err, os.ErrNotExist) {
+		return false, nil
+	}
+	return err == nil, err
+}
+
+func (d *dataDir) foundedPath() string { return filepath.Join(d.path, "founded") }
+
+// markFounded notes the cluster that this server belongs to.
+func (d *dataDir) markFounded(cluster string) error {
+	if is, err := d.founded(); is || err != nil || cluster == "" {
+		return err
+	}
+	return fsutil.WriteAtomic(d.foundedPath(), 0o600, func(w io.Writer) error {
+		_, err := fmt.Fprintln(w, cluster)
+		return err
+	})
+}
 
 // serverID returns the server's UUID, made on the first start. Raft knows a
 // server by it, not by its address, so it must never change.

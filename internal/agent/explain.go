@@ -28,12 +28,15 @@ func (a *Agent) Explain(slave netip.Addr) eboot.Explanation {
 		a.explainBundle(e, state, entry, sighting)
 	}
 	explainSighting(e, sighting, seen, a.roots)
+	if a.files.Full(slave) {
+		e.fail("limits", "a further connection of this address would pass the limits", "raise boot.limits, or look for what keeps connections open")
+	}
 	if pin, ok := a.fleet.Pin(slave, sighting.AskedERTS); ok {
-		text := pin.Manifest.Short()
 		if b, found := state.BundleByManifest(pin.Manifest, pin.ERTS); found {
-			text = b.Ref().String()
+			e.ok("pin", fmt.Sprintf("the latest boot began with %s at %s; files are of that bundle until it boots again", b.Ref(), clock(pin.At)))
+		} else {
+			e.unknown("pin", fmt.Sprintf("the latest boot began with %s at %s, which was removed: the slave gets no more code until it boots again", pin.Manifest.Short(), clock(pin.At)))
 		}
-		e.ok("pin", fmt.Sprintf("the latest boot began with %s at %s; files are of that bundle until it boots again", text, clock(pin.At)))
 	}
 	return e.out
 }
@@ -92,9 +95,12 @@ func explainSighting(e *explainer, s eboot.Sighting, seen bool, roots []string) 
 		// What was true then need not be true now: it does not decide.
 		e.unknown("discovery", fmt.Sprintf("asked at %s and got silence: %s", clock(s.AskedAt), s.Refusal))
 	}
-	if s.UncoveredPath != "" {
-		e.fail("roots", fmt.Sprintf("the slave asked for %q, which no root covers (%s)", s.UncoveredPath, strings.Join(roots, ", ")),
-			"add the slave's ROOTDIR to boot.roots, or set ROOTDIR on the slave to one of them")
+	switch outside := fmt.Sprintf("the slave asked for %q, which no root covers (%s)", s.UncoveredPath, strings.Join(roots, ", ")); {
+	case s.UncoveredPath == "":
+	case strings.HasSuffix(s.UncoveredPath, ".boot") && s.LatestRequest == "get "+s.UncoveredPath:
+		e.fail("roots", outside, "add the slave's ROOTDIR to boot.roots, or set ROOTDIR on the slave to one of them")
+	default: // -pa, ERL_LIBS, a home directory: a slave boots without them
+		e.unknown("roots", outside+"; there is nothing there for it")
 	}
 	if !s.LatestAt.IsZero() {
 		e.ok("latest", fmt.Sprintf("%s at %s, %d connections open", s.LatestRequest, clock(s.LatestAt), s.Connections))

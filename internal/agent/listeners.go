@@ -30,12 +30,13 @@ type listenerSet struct {
 	serving     *stage
 	logger      hclog.Logger
 
-	mu    sync.Mutex
-	ports atomic.Pointer[map[string]uint16] // by ERTS
+	mu     sync.Mutex
+	failed map[string]bool                   // ERTS versions whose failure was logged
+	ports  atomic.Pointer[map[string]uint16] // by ERTS
 }
 
 func newListenerSet(c config.Boot, files *bootproto.FileServer, serving *stage, logger hclog.Logger) *listenerSet {
-	l := &listenerSet{binds: c.Bind, first: c.TCPPorts.First, last: c.TCPPorts.Last, files: files, serving: serving, logger: logger}
+	l := &listenerSet{binds: c.Bind, first: c.TCPPorts.First, last: c.TCPPorts.Last, files: files, serving: serving, logger: logger, failed: map[string]bool{}}
 	l.ports.Store(&map[string]uint16{})
 	return l
 }
@@ -47,10 +48,12 @@ func (l *listenerSet) port(erts string) (uint16, bool) {
 }
 
 // follow opens a port for each ERTS version of the channels that has none. When
-// the range is used up it says so, and slaves of that version get no answer.
-func (l *listenerSet) follow(state *fsm.State) {
+// none is to be had it says so once, and slaves of that version get no answer. It
+// reports whether every version has a port.
+func (l *listenerSet) follow(state *fsm.State) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	complete := true
 	for b := range channelBundles(state) {
 		open := *l.ports.Load()
 		if _, ok := open[b.ERTS]; ok {
@@ -58,11 +61,16 @@ func (l *listenerSet) follow(state *fsm.State) {
 		}
 		port, listeners, err := l.listen()
 		if err != nil {
-			l.logger.Error("no TCP port for slaves of this ERTS version; widen boot.tcp_ports", "erts", b.ERTS, "error", err)
+			complete = false
+			if !l.failed[b.ERTS] {
+				l.failed[b.ERTS] = true
+				l.logger.Error("no TCP port for slaves of this ERTS version; widen boot.tcp_ports, or free one", "erts", b.ERTS, "error", err)
+			}
 			continue
 		}
+		delete(l.failed, b.ERTS)
 		if !l.serve(listeners, b.ERTS) {
-			return // the server is stopping
+			return true // the server is stopping
 		}
 		next := make(map[string]uint16, len(open)+1)
 		for erts, p := range open {
@@ -72,6 +80,7 @@ func (l *listenerSet) follow(state *fsm.State) {
 		l.ports.Store(&next)
 		l.logger.Info("serving files", "erts", b.ERTS, "port", port)
 	}
+	return complete
 }
 
 func (l *listenerSet) serve(listeners []net.Listener, erts string) bool {

@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"net/netip"
-	"slices"
 	"time"
 
 	"eboot"
@@ -20,6 +19,9 @@ func (a *Agent) propose(ctx context.Context, command interface{ Encode() ([]byte
 		return nil, err
 	}
 	if err := a.awaitLeader(ctx); err != nil {
+		return nil, err
+	}
+	if err := a.behindCache(); err != nil {
 		return nil, err
 	}
 	answer, err := a.cluster.Apply(ctx, entry)
@@ -151,14 +153,18 @@ func (a *Agent) Bundle(ref eboot.Ref) ([]api.BundleDetail, error) {
 }
 
 func (a *Agent) details(state *fsm.State, bundles []eboot.Bundle) []api.BundleDetail {
-	pins := map[eboot.Digest]int{}
+	type booted struct {
+		manifest eboot.Digest
+		erts     string
+	}
+	pins := map[booted]int{}
 	for _, p := range a.fleet.Pins() {
-		pins[p.Manifest]++
+		pins[booted{p.Manifest, p.ERTS}]++
 	}
 	channels := state.Channels()
 	details := make([]api.BundleDetail, 0, len(bundles))
 	for _, b := range bundles {
-		d := api.BundleDetail{Bundle: b, Channels: []string{}, Pins: pins[b.Manifest]}
+		d := api.BundleDetail{Bundle: b, Channels: []string{}, Pins: pins[booted{b.Manifest, b.ERTS}]}
 		for _, c := range channels {
 			if c.Bundles[b.ERTS] == b.Ref() {
 				d.Channels = append(d.Channels, c.Name)
@@ -177,26 +183,42 @@ func bundleOnDisk(b eboot.Bundle, r residence) eboot.BundleOnDisk {
 	return eboot.BundleOnDisk{Ref: b.Ref(), ERTS: b.ERTS, Manifest: b.Manifest, Blobs: r.blobs, Missing: r.missing}
 }
 
-// RemoveBundle takes a bundle out of the index and collects its blobs.
+// RemoveBundle takes a bundle out of the index and collects its blobs. What is there
+// is looked at before; whether it may go, and what a repeat is answered, is the state
+// machine's to say.
 func (a *Agent) RemoveBundle(ctx context.Context, w api.Write, ref eboot.Ref, erts string, force bool) (api.RemoveResult, error) {
-	details, err := a.Bundle(ref)
-	if err != nil {
-		return api.RemoveResult{}, err
-	}
-	details = slices.DeleteFunc(details, func(d api.BundleDetail) bool { return erts != "" && d.ERTS != erts })
-	if len(details) == 0 {
-		return api.RemoveResult{}, fmt.Errorf("bundle %s: was not published for ERTS %s: %w", ref, erts, eboot.ErrNotFound)
-	}
-	result := api.RemoveResult{}
-	for _, d := range details {
-		if d.Pins > 0 && !force {
-			return api.RemoveResult{}, fmt.Errorf("bundle %s: %d slaves booted it and may still load code from it; wait until they have booted another, or use --force, after which they get no more code until they boot again: %w", ref, d.Pins, eboot.ErrConflict)
+	state := a.view.State()
+	result := api.RemoveResult{Removed: []eboot.Bundle{}}
+	for _, b := range state.BundlesOf(ref) {
+		if erts != "" && b.ERTS != erts {
+			continue
 		}
-		result.Removed = append(result.Removed, d.Bundle)
+		if pins := a.orphans(state, b); pins > 0 && !force {
+			return api.RemoveResult{}, fmt.Errorf("bundle %s: %d slaves booted it and may still load code from it; wait until they have booted another, or use --force, after which they get no more code until they boot again: %w", ref, pins, eboot.ErrConflict)
+		}
+		result.Removed = append(result.Removed, b)
 	}
+	var err error
 	if result.WriteResult, err = a.write(ctx, fsm.RemoveBundle{Header: a.header(w), Ref: ref, ERTS: erts}); err != nil {
 		return api.RemoveResult{}, err
 	}
 	a.requestCollection()
 	return result, nil
+}
+
+// orphans counts the slaves that would get no more code if b were gone: those
+// pinned to its tree, when no other bundle for their ERTS has the same.
+func (a *Agent) orphans(state *fsm.State, b eboot.Bundle) int {
+	for _, other := range state.Bundles() {
+		if other.Manifest == b.Manifest && other.ERTS == b.ERTS && other.Ref() != b.Ref() {
+			return 0
+		}
+	}
+	pins := 0
+	for _, p := range a.fleet.Pins() {
+		if p.Manifest == b.Manifest && p.ERTS == b.ERTS {
+			pins++
+		}
+	}
+	return pins
 }

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/google/uuid"
@@ -33,15 +34,17 @@ type publishes struct {
 
 // publish is one bundle on its way in.
 type publish struct {
-	id       string
-	ingest   *filestore.Ingest
-	manifest *eboot.Manifest
-	sizes    map[eboot.Digest]int64 // every blob of the bundle, manifest and times too
-	bundles  []eboot.Bundle         // one for each ERTS version
+	id      string
+	ingest  *filestore.Ingest
+	sizes   map[eboot.Digest]int64 // every blob of the bundle, manifest and times too
+	bundles []eboot.Bundle         // one for each ERTS version
 
-	busy   sync.RWMutex // writers: commit and close; readers: blobs coming in
-	latest time.Time    // guarded by publishes.mu
-	closed bool         // guarded by busy
+	busy   sync.RWMutex       // writers: flush, commit and close; readers: blobs coming in
+	latest time.Time          // guarded by publishes.mu
+	closed bool               // guarded by busy
+	result *api.PublishResult // of a commit that was done; guarded by busy
+
+	committed atomic.Bool // result is there, and the manifest is let go of
 }
 
 func newPublishes(store *filestore.Store, now func() time.Time) *publishes {
@@ -53,22 +56,13 @@ func (p *publishes) sweep(ctx context.Context) error {
 	ticker := time.NewTicker(publishIdle / 10)
 	defer ticker.Stop()
 	for {
-		var limit time.Time
-		select {
-		case <-ticker.C:
-			limit = p.now().Add(-publishIdle)
-		case <-ctx.Done():
-			limit = p.now().Add(publishIdle)
-		}
-		p.mu.Lock()
 		var idle []*publish
-		for id, one := range p.open {
-			if one.latest.Before(limit) {
-				idle = append(idle, one)
-				delete(p.open, id)
-			}
+		select {
+		case now := <-ticker.C:
+			idle = p.forget(now.Add(-publishIdle))
+		case <-ctx.Done():
+			idle = p.forget(p.now().Add(publishIdle))
 		}
-		p.mu.Unlock()
 		var errs []error
 		for _, one := range idle {
 			errs = append(errs, one.close())
@@ -79,9 +73,29 @@ func (p *publishes) sweep(ctx context.Context) error {
 	}
 }
 
+// forget takes out the publishes that were last heard of before limit and have no
+// blob on its way.
+func (p *publishes) forget(limit time.Time) []*publish {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	var idle []*publish
+	for id, one := range p.open {
+		if one.latest.Before(limit) && one.busy.TryLock() {
+			one.busy.Unlock()
+			idle = append(idle, one)
+			delete(p.open, id)
+		}
+	}
+	return idle
+}
+
 func (p *publish) close() error {
 	p.busy.Lock()
 	defer p.busy.Unlock()
+	return p.closeLocked()
+}
+
+func (p *publish) closeLocked() error {
 	if p.closed {
 		return nil
 	}
@@ -100,14 +114,23 @@ func (p *publishes) find(id string) (*publish, error) {
 	return one, nil
 }
 
-func (p *publishes) take(id string) (*publish, error) {
-	one, err := p.find(id)
-	if err == nil {
-		p.mu.Lock()
-		delete(p.open, id)
-		p.mu.Unlock()
+// add opens a publish. Those that were committed do not count: they are remembered
+// for repeats only.
+func (p *publishes) add(one *publish) error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	open := 0
+	for _, other := range p.open {
+		if !other.committed.Load() {
+			open++
+		}
 	}
-	return one, err
+	if open >= maxPublishes || len(p.open) >= 64*maxPublishes {
+		return fmt.Errorf("publish: %d are under way, which is the limit; try again later: %w", open, eboot.ErrUnavailable)
+	}
+	one.latest = p.now()
+	p.open[one.id] = one
+	return nil
 }
 
 // OpenPublish checks everything that can be checked before a blob travels.
@@ -134,12 +157,10 @@ func (a *Agent) OpenPublish(_ context.Context, r api.PublishRequest) (api.Publis
 		}
 	}
 
-	a.publishes.mu.Lock()
-	defer a.publishes.mu.Unlock()
-	if len(a.publishes.open) >= maxPublishes {
-		return api.PublishOpened{}, fmt.Errorf("publish: %d are under way, which is the limit; try again later: %w", maxPublishes, eboot.ErrUnavailable)
-	}
 	one.ingest = a.store.Ingest()
+	if err := a.publishes.add(one); err != nil {
+		return api.PublishOpened{}, errors.Join(err, one.ingest.Close())
+	}
 	one.ingest.Protect(func(yield func(eboot.Digest) bool) {
 		for d := range one.sizes {
 			if !yield(d) {
@@ -147,16 +168,14 @@ func (a *Agent) OpenPublish(_ context.Context, r api.PublishRequest) (api.Publis
 			}
 		}
 	})
-	if err := a.storeTree(one, r); err != nil {
-		return api.PublishOpened{}, errors.Join(err, one.ingest.Close())
-	}
 	for d := range one.sizes {
-		if !a.store.Has(d) && d != one.bundles[0].Manifest && d != one.bundles[0].Times {
+		if !a.store.Has(d) {
 			opened.Missing = append(opened.Missing, d)
 		}
 	}
-	one.latest = a.publishes.now()
-	a.publishes.open[one.id] = one
+	if err := a.storeTree(one, r); err != nil {
+		return api.PublishOpened{}, errors.Join(err, a.AbortPublish(one.id))
+	}
 	return opened, nil
 }
 
@@ -177,7 +196,7 @@ func (a *Agent) newPublish(r api.PublishRequest) (*publish, error) {
 			return nil, fmt.Errorf("publish %s@%s: %q is not a file of the tree: %w", r.Name, r.Version, p, eboot.ErrInvalid)
 		}
 	}
-	one := &publish{id: uuid.NewString(), manifest: manifest, sizes: map[eboot.Digest]int64{}}
+	one := &publish{id: uuid.NewString(), sizes: map[eboot.Digest]int64{}}
 	for _, e := range manifest.Entries {
 		if e.Kind != eboot.KindFile {
 			continue
@@ -263,24 +282,26 @@ func (a *Agent) commitIngest(one *publish) error {
 }
 
 // CommitPublish makes the bundle visible with one entry in the log for each
-// ERTS version, after every blob is on disk.
+// ERTS version, after every blob is on disk. Repeating it returns what the first did.
+// When it fails the publish stays open, and what came in stays safe from collection:
+// an entry whose outcome is unknown may still make the bundle visible.
 func (a *Agent) CommitPublish(ctx context.Context, id string, w api.Write, c api.PublishCommit) (api.PublishResult, error) {
-	one, err := a.publishes.take(id)
+	one, err := a.publishes.find(id)
 	if err != nil {
 		return api.PublishResult{}, err
 	}
-	if servers := len(a.cluster.Status().Servers); c.MinCopies > max(servers, 1) {
-		return api.PublishResult{}, errors.Join(fmt.Errorf("publish %s: %d copies asked for, the cluster has %d servers: %w", one.bundles[0].Ref(), c.MinCopies, servers, eboot.ErrInvalid), one.close())
-	}
-	defer func() {
-		if err := one.close(); err != nil {
-			a.logger.Warn("publish not cleaned up", "id", id, "error", err)
-		}
-	}()
 	one.busy.Lock()
-	err = a.commitIngest(one)
-	one.busy.Unlock()
-	if err != nil {
+	defer one.busy.Unlock()
+	if one.result != nil {
+		return *one.result, nil
+	}
+	if one.closed {
+		return api.PublishResult{}, fmt.Errorf("publish %s: was ended: %w", id, eboot.ErrNotFound)
+	}
+	if servers := len(a.cluster.Status().Servers); c.MinCopies > max(servers, 1) {
+		return api.PublishResult{}, fmt.Errorf("publish %s: %d copies asked for, the cluster has %d servers: %w", one.bundles[0].Ref(), c.MinCopies, servers, eboot.ErrInvalid)
+	}
+	if err := a.commitIngest(one); err != nil {
 		return api.PublishResult{}, err
 	}
 	missing := 0
@@ -292,9 +313,22 @@ func (a *Agent) CommitPublish(ctx context.Context, id string, w api.Write, c api
 	if missing > 0 {
 		return api.PublishResult{}, fmt.Errorf("publish %s: %d of %d blobs have not arrived; publish again: %w", one.bundles[0].Ref(), missing, len(one.sizes), eboot.ErrConflict)
 	}
+	result, err := a.commitBundles(ctx, one.bundles, w, c.Channel)
+	if err != nil {
+		return api.PublishResult{}, err
+	}
+	one.result, one.sizes = &result, nil
+	one.committed.Store(true)
+	if err := one.closeLocked(); err != nil {
+		a.logger.Warn("publish not cleaned up", "id", id, "error", err)
+	}
+	return result, nil
+}
+
+func (a *Agent) commitBundles(ctx context.Context, bundles []eboot.Bundle, w api.Write, channel string) (api.PublishResult, error) {
 	result := api.PublishResult{}
-	for _, b := range one.bundles {
-		written, err := a.addBundle(ctx, w, b, c.Channel)
+	for _, b := range bundles {
+		written, err := a.addBundle(ctx, w, b, channel)
 		if err != nil {
 			return api.PublishResult{}, err
 		}
@@ -312,9 +346,12 @@ func (a *Agent) CommitPublish(ctx context.Context, id string, w api.Write, c api
 
 // AbortPublish drops what has not been committed.
 func (a *Agent) AbortPublish(id string) error {
-	one, err := a.publishes.take(id)
+	one, err := a.publishes.find(id)
 	if err != nil {
 		return err
 	}
+	a.publishes.mu.Lock()
+	delete(a.publishes.open, id)
+	a.publishes.mu.Unlock()
 	return one.close()
 }

@@ -5,21 +5,32 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"time"
 
 	"eboot"
 	"eboot/api"
 	"eboot/fsm"
 )
 
-// SaveSnapshot writes the replicated state as of a moment after the call began.
+// SaveSnapshot writes the replicated state as of a moment after the call began. A
+// server whose Raft does not run saves what it serves, and says that it may be old:
+// that may be the last copy.
 func (a *Agent) SaveSnapshot(ctx context.Context, w io.Writer) (api.SnapshotInfo, error) {
-	if err := a.cluster.VerifiedRead(ctx); err != nil {
-		return api.SnapshotInfo{}, err
+	stale := a.raftFailure() != nil
+	if !stale {
+		if err := a.cluster.VerifiedRead(ctx); err != nil {
+			return api.SnapshotInfo{}, err
+		}
 	}
-	state := a.machine.State()
+	state := a.view.State()
 	_, err := state.WriteTo(w)
-	return DescribeSnapshot(state), err
+	info := DescribeSnapshot(state)
+	info.Stale = stale
+	return info, err
 }
+
+// restorePatience bounds a restore that Raft does not finish.
+const restorePatience = 5 * time.Minute
 
 // RestoreSnapshot replaces the replicated state of this cluster.
 func (a *Agent) RestoreSnapshot(ctx context.Context, r io.Reader, force bool) (api.SnapshotInfo, error) {
@@ -41,6 +52,9 @@ func (a *Agent) RestoreSnapshot(ctx context.Context, r io.Reader, force bool) (a
 	if _, err := restored.ForRestore(now).WriteTo(&out); err != nil {
 		return api.SnapshotInfo{}, err
 	}
+	// Once begun it is waited for: writes are held until it is decided.
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), restorePatience)
+	defer cancel()
 	if err := a.cluster.Restore(ctx, int64(out.Len()), &out); err != nil {
 		return api.SnapshotInfo{}, err
 	}

@@ -17,6 +17,7 @@ type stage struct {
 
 	mu      sync.Mutex
 	stopped bool
+	errs    []error // of goroutines that ended with one
 	group   sync.WaitGroup
 }
 
@@ -38,17 +39,22 @@ func (s *stage) run(name string, f func(context.Context) error) bool {
 	go func() {
 		defer s.group.Done()
 		if err := f(s.ctx); err != nil && !errors.Is(err, context.Canceled) {
-			s.fail(fmt.Errorf("%s: %w", name, err))
+			err = fmt.Errorf("%s: %w", name, err)
+			s.mu.Lock()
+			s.errs = append(s.errs, err)
+			s.mu.Unlock()
+			s.fail(err)
 		}
 	}()
 	return true
 }
 
-// stop cancels the stage and waits for its goroutines. Stopping twice is fine.
-func (s *stage) stop() {
+// stop cancels the stage, waits for its goroutines and returns their errors.
+func (s *stage) stop() error {
 	s.mu.Lock()
 	s.stopped = true
 	s.mu.Unlock()
 	s.cancel()
 	s.group.Wait()
+	return errors.Join(s.errs...)
 }

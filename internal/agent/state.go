@@ -85,15 +85,21 @@ func (v *stateView) settle() bool {
 // followState reacts to every change of the replicated state until ctx ends.
 // Several changes in quick succession may be seen as one: only the newest counts.
 func (a *Agent) followState(ctx context.Context) error {
+	retry := time.NewTicker(retryEvery)
+	defer retry.Stop()
 	for {
 		changed := a.machine.Changed()
 		if a.view.settle() {
 			now := a.machine.State()
 			a.cache.Offer(now.Index(), now)
-			a.serveState(now)
+		}
+		again := retry.C
+		if a.serveState() {
+			again = nil
 		}
 		select {
 		case <-changed:
+		case <-again: // a port or a tree that was not to be had may be now
 		case <-ctx.Done():
 			if a.view.settle() {
 				now := a.machine.State()
@@ -114,12 +120,44 @@ func (a *Agent) catchUp(ctx context.Context) {
 	defer cancel()
 	if err := a.cluster.VerifiedRead(ctx); err != nil {
 		a.logger.Warn("the API begins with a state that may not be the newest", "error", err)
+		return
+	}
+	if err := a.behindCache(); err != nil {
+		a.logger.Error("the raft log is older than what this server has served", "error", err)
 	}
 }
 
-// serveState makes the boot service follow a state.
-func (a *Agent) serveState(now *fsm.State) {
-	a.trees.follow(now)
-	a.listeners.follow(now)
+// behindCache says that the log lacks what this server has served already, as after
+// an old raft directory was put back. To serve the log would be to go back silently;
+// to write to it, to confirm what nobody would see.
+func (a *Agent) behindCache() error {
+	if a.view.settle() {
+		return nil
+	}
+	cached := a.view.cached.Load()
+	return fmt.Errorf("the raft log ends at index %d, this server has served index %d (generation %d) and goes on with that, taking no writes; put the newest raft directory back, or remove serving-cache to go back to the log: %w",
+		a.machine.State().Index(), cached.Index(), cached.Generation(), eboot.ErrNoLeader)
+}
+
+// retryEvery is how long the server waits before it tries again to open a port or to
+// read a manifest that it could not.
+const retryEvery = 5 * time.Second
+
+// serveState makes the boot service follow the state. Who is denied goes first:
+// loading a tree takes time. It reports whether everything could be had.
+func (a *Agent) serveState() bool {
 	a.files.Recheck()
+	trees := a.recount()
+	return a.listeners.follow(a.view.State()) && trees
+}
+
+// recount looks at what is on disk again, loading what is missing in memory.
+func (a *Agent) recount() bool {
+	return a.trees.follow(a.view.State, func() map[eboot.Digest]bool {
+		pinned := map[eboot.Digest]bool{}
+		for _, p := range a.fleet.Pins() {
+			pinned[p.Manifest] = true
+		}
+		return pinned
+	})
 }

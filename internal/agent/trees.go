@@ -38,7 +38,7 @@ type residence struct {
 func (r residence) complete() bool { return r.tree != nil && r.missing == 0 }
 
 // treeSet holds the trees of every bundle that a channel points to, and those
-// that pinned slaves still read. Readers take an immutable map; changes are
+// that pinned slaves still read; another is loaded when a connection needs it. Readers take an immutable map; changes are
 // serialised by the mutex.
 type treeSet struct {
 	store  *filestore.Store
@@ -77,7 +77,7 @@ func (t *treeSet) tree(b eboot.Bundle) (*bundlefs.Tree, error) {
 		t.mu.Lock()
 		defer t.mu.Unlock()
 		next := t.copyLocked()
-		next[key] = t.inspect(tree)
+		next[key] = t.inspect(key, tree)
 		t.current.Store(&next)
 		return tree, nil
 	})
@@ -122,13 +122,19 @@ func (t *treeSet) readTimes(b eboot.Bundle, n int) []int64 {
 	return slices.Repeat([]int64{b.PublishedAt.Unix()}, n)
 }
 
-func (t *treeSet) inspect(tree *bundlefs.Tree) residence {
+// inspect counts what of a bundle is on this disk, its manifest included: a tree in
+// memory hides that the next start could not read it.
+func (t *treeSet) inspect(key bundleKey, tree *bundlefs.Tree) residence {
 	r := residence{tree: tree}
-	for d := range tree.Blobs() {
+	count := func(d eboot.Digest) {
 		r.blobs++
 		if !t.store.Has(d) {
 			r.missing++
 		}
+	}
+	count(key.manifest)
+	for d := range tree.Blobs() {
+		count(d)
 	}
 	if r.missing > 0 {
 		r.problem = fmt.Sprintf("%d of %d blobs are missing or damaged", r.missing, r.blobs)
@@ -145,50 +151,50 @@ func (t *treeSet) copyLocked() map[bundleKey]residence {
 	return next
 }
 
-// follow loads the trees of the bundles that channels point to, and lets go of
-// those that are no longer in the index.
-func (t *treeSet) follow(state *fsm.State) {
+// follow loads the trees of the bundles that channels point to and looks again at
+// what of them is on disk. It keeps those that pinned slaves may still read, and lets
+// go of the rest. It reports whether every tree could be loaded. state is asked for
+// under the lock, so that an older one never overtakes a newer one.
+func (t *treeSet) follow(state func() *fsm.State, pinned func() map[eboot.Digest]bool) bool {
 	t.mu.Lock()
 	defer t.mu.Unlock()
+	now, keep := state(), pinned()
 	old := *t.current.Load()
 	next := make(map[bundleKey]residence, len(old))
-	for _, b := range state.Bundles() {
-		if r, ok := old[keyOf(b)]; ok && r.tree != nil {
-			next[keyOf(b)] = r
-		}
-	}
-	for b := range channelBundles(state) {
-		if _, ok := next[keyOf(b)]; ok {
-			continue
-		}
-		tree, err := t.load(b)
-		if err != nil {
-			t.logger.Error("bundle cannot be served", "bundle", b.Ref(), "erts", b.ERTS, "error", err)
-			next[keyOf(b)] = residence{missing: 1, problem: err.Error()}
-			continue
-		}
-		r := t.inspect(tree)
-		if !r.complete() {
-			t.logger.Error("bundle is not complete here", "bundle", b.Ref(), "erts", b.ERTS, "problem", r.problem)
-		}
+	loaded := true
+	for b := range channelBundles(now) {
+		r := t.renew(b, old[keyOf(b)])
+		loaded = loaded && r.tree != nil
 		next[keyOf(b)] = r
 	}
-	t.current.Store(&next)
-}
-
-// recount looks again at what is on disk, after a blob was damaged or healed.
-func (t *treeSet) recount() {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	next := t.copyLocked()
-	for key, r := range next {
-		if r.tree != nil {
-			next[key] = t.inspect(r.tree)
-		} else {
-			delete(next, key) // its manifest may be readable again: load anew on demand
+	for _, b := range now.Bundles() {
+		key := keyOf(b)
+		if r, ok := old[key]; ok && r.tree != nil && keep[b.Manifest] {
+			next[key] = t.inspect(key, r.tree)
 		}
 	}
 	t.current.Store(&next)
+	return loaded
+}
+
+// renew brings what is known of a bundle up to date, and logs when that is worse
+// than it was.
+func (t *treeSet) renew(b eboot.Bundle, old residence) residence {
+	next := residence{tree: old.tree, missing: 1}
+	if next.tree == nil {
+		tree, err := t.load(b)
+		if err != nil {
+			next.problem = err.Error()
+		}
+		next.tree = tree
+	}
+	if next.tree != nil {
+		next = t.inspect(keyOf(b), next.tree)
+	}
+	if next.problem != "" && next.problem != old.problem {
+		t.logger.Error("bundle cannot be served from here", "bundle", b.Ref(), "erts", b.ERTS, "problem", next.problem)
+	}
+	return next
 }
 
 // channelBundles yields each bundle that some channel points to, once.
