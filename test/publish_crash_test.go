@@ -49,16 +49,22 @@ func TestAcceptancePublishSurvivesKill(t *testing.T) {
 
 	n := kills(t)
 	var visible, absent int
-	for i := range n {
+	for i := range n + 1 {
 		dir := t.TempDir()
 		after := whole * time.Duration(2*i+1) / time.Duration(2*n)
+		if i == n {
+			after = time.Minute // killed as soon as it was acknowledged
+		}
 		if publishAndKill(t, address, dir, source, after) {
 			visible++
 		} else {
 			absent++
 		}
 	}
-	t.Logf("an undisturbed publish took %s; killed %d times across it: the bundle was visible after %d, absent after %d; every store held only whole blobs, every repeat worked", whole, n, visible, absent)
+	if absent == 0 || visible == 0 {
+		t.Errorf("the bundle was visible after %d kills, absent after %d: the kills did not fall across a publish of %s", visible, absent, whole)
+	}
+	t.Logf("an undisturbed publish took %s; killed %d times across it: the bundle was visible after %d, absent after %d; every store held only whole blobs, every repeat worked", whole, n+1, visible, absent)
 }
 
 // publishAndKill reports whether the bundle was visible after the restart.

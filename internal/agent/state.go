@@ -118,7 +118,11 @@ const startPatience = 3 * time.Second
 func (a *Agent) catchUp(ctx context.Context) {
 	ctx, cancel := context.WithTimeout(ctx, startPatience)
 	defer cancel()
-	if err := a.cluster.VerifiedRead(ctx); err != nil {
+	err := a.cluster.WaitForLeader(ctx) // a read is verified by a leader only
+	if err == nil {
+		err = a.cluster.VerifiedRead(ctx)
+	}
+	if err != nil {
 		a.logger.Warn("the API begins with a state that may not be the newest", "error", err)
 		return
 	}
