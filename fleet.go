@@ -76,6 +76,7 @@ const (
 	StepOK      StepResult = "ok"
 	StepFailed  StepResult = "failed"
 	StepUnknown StepResult = "unknown" // this server has not seen it
+	StepNote    StepResult = "note"    // what was observed; it does not decide
 )
 
 // ExplainStep is one question of an explanation and its answer.

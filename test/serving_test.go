@@ -351,3 +351,23 @@ func TestServesFromTheCacheWhenTheLogIsDamaged(t *testing.T) {
 		t.Errorf("readiness: %+v, %v", ready, err)
 	}
 }
+
+// One tree published for several ERTS versions is served to each.
+func TestOneTreeForSeveralERTSVersions(t *testing.T) {
+	s := startAllowed(t)
+	versions := []string{"13.1.5", "14.0", otherERTS}
+	source, err := ingest.Open(t.Context(), release(t, "1"), ingest.Options{ERTS: versions})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer source.Close()
+	outcome, err := s.Client.Publish(t.Context(), api.Publish{
+		Ref: eboot.Ref{Name: "app", Version: "1"}, ERTS: versions, BootScript: source.Found().BootScript, Channel: eboot.DefaultChannel, Source: source,
+	})
+	if err != nil || len(outcome.Bundles) != len(versions) {
+		t.Fatalf("%+v, %v", outcome, err)
+	}
+	for _, erts := range versions {
+		wantIn(t, get(t, s.connect(t, erts), "bin/start.boot"), "script of 1")
+	}
+}

@@ -17,19 +17,19 @@ func (c *command) agentCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			a, err := agent.New(agent.Options{Config: settings, Logger: c.logger(settings.Log), Version: version})
+			a, err := agent.New(agent.Options{Config: settings, Logger: c.logger(settings.Log, nil), Version: version})
 			if err != nil {
 				return err
 			}
 			return a.Run(cmd.Context())
 		},
 	}
-	cmd.Flags().StringVar(&path, "config", "", "YAML file; keys may also come as EBOOT_… variables")
+	cmd.Flags().StringVar(&path, "config", "", "YAML file (default: none; EBOOT_… variables and defaults)")
 	return cmd
 }
 
-func (c *command) logger(l config.Log) hclog.Logger {
+func (c *command) logger(l config.Log, exclude func(level hclog.Level, text string, args ...any) bool) hclog.Logger {
 	return hclog.New(&hclog.LoggerOptions{
-		Name: "eboot", Output: c.err, Level: hclog.LevelFromString(l.Level), JSONFormat: l.Format == config.LogJSON,
+		Name: "eboot", Output: c.err, Level: hclog.LevelFromString(l.Level), JSONFormat: l.Format == config.LogJSON, Exclude: exclude,
 	})
 }

@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"io"
-	"path"
 	"strings"
 
 	"github.com/schollz/progressbar/v3"
@@ -47,7 +46,7 @@ func (c *command) bundlePublish() *cobra.Command {
 			if flags.minCopies < 0 {
 				return fmt.Errorf("--min-copies %d: want a positive number: %w", flags.minCopies, eboot.ErrInvalid)
 			}
-			outcome, err := c.publish(ctx, client, ref, args[2], flags)
+			outcome, _, err := c.publish(ctx, client, ref, args[2], flags)
 			if err != nil {
 				return err
 			}
@@ -62,8 +61,8 @@ func (c *command) bundlePublish() *cobra.Command {
 	return c.write(cmd)
 }
 
-// publish reads PATH, says what it found, and sends what the server lacks.
-func (c *command) publish(ctx context.Context, client *api.Client, ref eboot.Ref, from string, flags publishFlags) (api.PublishOutcome, error) {
+// publish reads what stands at from, says what it found, and sends what the server lacks.
+func (c *command) publish(ctx context.Context, client *api.Client, ref eboot.Ref, from string, flags publishFlags) (api.PublishOutcome, ingest.Found, error) {
 	reading := c.progress("reading")
 	source, err := ingest.Open(ctx, from, ingest.Options{
 		Dereference: flags.dereference, ERTS: flags.erts, Boot: flags.boot,
@@ -72,7 +71,7 @@ func (c *command) publish(ctx context.Context, client *api.Client, ref eboot.Ref
 	})
 	reading.done()
 	if err != nil {
-		return api.PublishOutcome{}, err
+		return api.PublishOutcome{}, ingest.Found{}, err
 	}
 	defer source.Close()
 	found := source.Found()
@@ -82,24 +81,14 @@ func (c *command) publish(ctx context.Context, client *api.Client, ref eboot.Ref
 		for _, note := range found.Notes {
 			fmt.Fprintln(c.out, "note:", note)
 		}
-		for _, v := range found.Variables {
-			fmt.Fprintln(c.out, "note: slaves need", bootVariable(v))
-		}
 	}
 	sending := c.progress("sending")
 	defer sending.done()
-	return client.Publish(ctx, api.Publish{
+	outcome, err := client.Publish(ctx, api.Publish{
 		Ref: ref, ERTS: found.ERTS, BootScript: found.BootScript, SysConfig: found.SysConfig,
 		Channel: flags.channel, MinCopies: flags.minCopies, Source: source, Progress: sending.set,
 	})
-}
-
-// bootVariable is the flag without which init cannot resolve the boot script.
-func bootVariable(v ingest.BootVariable) string {
-	if v.Directory == "" {
-		return fmt.Sprintf("-boot_var %s DIRECTORY, where DIRECTORY on the slave or below a root holds what the boot script asks for; nothing in the bundle does", v.Name)
-	}
-	return fmt.Sprintf("-boot_var %s %s", v.Name, path.Join("ROOTDIR", v.Directory))
+	return outcome, found, err
 }
 
 func configText(file string) string {
@@ -121,6 +110,9 @@ func publishText(w io.Writer, ref eboot.Ref, channel string, o api.PublishOutcom
 	sent := "every blob was there already"
 	if o.SentBlobs > 0 {
 		sent = fmt.Sprintf("sent %d blobs, %s", o.SentBlobs, bytesText(o.SentBytes))
+		if !o.Changed {
+			sent += ", which the server had lost"
+		}
 	}
 	if _, err := fmt.Fprintf(w, "%s %s for ERTS %s (%s); %s\n", verb, ref, strings.Join(versions, " "), o.Bundles[0].Manifest.Short(), sent); err != nil {
 		return err

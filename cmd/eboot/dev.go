@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"net/netip"
 	"os"
 	"os/exec"
@@ -13,6 +14,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/hashicorp/go-hclog"
 	"github.com/spf13/cobra"
 
 	"eboot"
@@ -50,6 +52,11 @@ func (c *command) devCommand() *cobra.Command {
 
 // dev runs a server until ctx ends and leaves nothing behind.
 func (c *command) dev(ctx context.Context, path string, flags devFlags) (err error) {
+	defer func() {
+		if ctx.Err() != nil {
+			err = nil // interrupted: what was cut short by that is no failure
+		}
+	}()
 	ip, err := eboot.ParseAddr(flags.ip)
 	if err != nil {
 		return fmt.Errorf("--ip: %w", err)
@@ -78,7 +85,10 @@ func (c *command) dev(ctx context.Context, path string, flags devFlags) (err err
 	if flags.verbose {
 		settings.Log.Level = "debug"
 	}
-	a, err := agent.New(agent.Options{Config: settings, Logger: c.logger(settings.Log), Version: version})
+	// That a server alone elects itself is no news in a minute's trial.
+	var quiet hclog.ExcludeByMessage
+	quiet.Add("heartbeat timeout reached, starting election")
+	a, err := agent.New(agent.Options{Config: settings, Logger: c.logger(settings.Log, quiet.Exclude), Version: version})
 	if err != nil {
 		return err
 	}
@@ -91,7 +101,11 @@ func (c *command) dev(ctx context.Context, path string, flags devFlags) (err err
 	case err := <-ended:
 		return err
 	}
-	if err := c.devPublish(ctx, a.APIAddress(), path, prefixes, ip); err != nil {
+	trial := devTrial{IP: ip, API: a.APIAddress(), root: settings.Boot.Roots[0]}
+	if slices.Contains(settings.Boot.Roots, installed) {
+		trial.root = installed
+	}
+	if err := c.devPublish(ctx, trial, path, prefixes); err != nil {
 		stop()
 		return errors.Join(err, <-ended)
 	}
@@ -138,8 +152,18 @@ func devConfig(dir string, ip netip.Addr, path, installed string) (config.Config
 	return settings, nil
 }
 
-func (c *command) devPublish(ctx context.Context, address, path string, prefixes []netip.Prefix, ip netip.Addr) error {
-	client, err := api.NewClient(api.ClientOptions{Addresses: []string{address}, Timeout: c.timeout})
+// devTrial is what `eboot dev` says once it serves.
+type devTrial struct {
+	IP      netip.Addr         `json:"ip"`
+	API     string             `json:"api"`
+	Command []string           `json:"command"` // boots a node
+	Publish api.PublishOutcome `json:"publish"`
+
+	root string // the ROOTDIR of a node that is started with this machine's erl
+}
+
+func (c *command) devPublish(ctx context.Context, trial devTrial, from string, prefixes []netip.Prefix) error {
+	client, err := api.NewClient(api.ClientOptions{Addresses: []string{trial.API}, Timeout: c.timeout})
 	if err != nil {
 		return err
 	}
@@ -152,14 +176,23 @@ func (c *command) devPublish(ctx context.Context, address, path string, prefixes
 		return err
 	}
 	ref := eboot.Ref{Name: "dev", Version: "1"}
-	outcome, err := c.publish(ctx, client, ref, path, publishFlags{channel: eboot.DefaultChannel, dereference: true})
+	outcome, found, err := c.publish(ctx, client, ref, from, publishFlags{channel: eboot.DefaultChannel, dereference: true})
 	if err != nil {
 		return err
 	}
-	if c.json() {
-		return c.print(outcome, nil)
+	trial.Publish = outcome
+	trial.Command = []string{"erl", "-loader", "inet", "-hosts", trial.IP.String(), "-id", "dev"}
+	for _, v := range found.Variables {
+		if v.Directory != "" {
+			trial.Command = append(trial.Command, "-boot_var", v.Name, filepath.Join(trial.root, v.Directory))
+		}
 	}
-	fmt.Fprintf(c.out, "serving on %s, API on %s; boot a node that keeps no code on its disk with\n\n  erl -loader inet -hosts %s -id dev\n\n", ip, address, ip)
-	fmt.Fprintf(c.out, "and watch it with `eboot boots --follow --address %s`. Interrupt to stop.\n", address)
-	return nil
+	if found.SysConfig != "" {
+		trial.Command = append(trial.Command, "-config", filepath.Join(trial.root, "sys"))
+	}
+	return c.print(trial, func(w io.Writer) error {
+		_, err := fmt.Fprintf(w, "serving on %s, API on %s; boot a node that keeps no code on its disk with\n\n  %s\n\n"+
+			"and watch it with `eboot boots --follow --address %s`. Interrupt to stop.\n", trial.IP, trial.API, strings.Join(trial.Command, " "), trial.API)
+		return err
+	})
 }

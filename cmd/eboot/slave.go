@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"net/netip"
@@ -39,6 +40,9 @@ func (c *command) slaveAllow() *cobra.Command {
 			result, err := client.Allow(ctx, entries...)
 			if err != nil {
 				return err
+			}
+			if ch, err := client.Channel(ctx, channel); errors.Is(err, eboot.ErrNotFound) || err == nil && len(ch.Bundles) == 0 {
+				fmt.Fprintf(c.err, "note: channel %s points to no bundle; `eboot channel set %s NAME@VERSION` lets these slaves boot\n", channel, channel)
 			}
 			return c.print(result, func(w io.Writer) error {
 				return written(w, fmt.Sprintf("allowed %s on channel %s", strings.Join(args, " "), channel), result)

@@ -241,6 +241,9 @@ func (a *Agent) listenDiscovery() ([]*net.UDPConn, error) {
 			return nil, fmt.Errorf("UDP port %d of %s is taken%s: EBOOT has no other port; stop that program or choose another address (boot.bind, --ip): %w",
 				bootproto.Port, bind, ownerText(bind), eboot.ErrConflict)
 		}
+		if errors.Is(err, syscall.EADDRNOTAVAIL) {
+			return nil, fmt.Errorf("%s is not an address of this machine (boot.bind, --ip): %w: %w", bind, err, eboot.ErrInvalid)
+		}
 		return nil, err
 	}
 	return sockets, nil
@@ -285,6 +288,9 @@ func (a *Agent) listenAPI() (listeners []net.Listener, err error) {
 		ln, err := net.Listen("tcp", a.config.API.Bind.String())
 		if errors.Is(err, syscall.EADDRINUSE) {
 			return listeners, fmt.Errorf("api: %w; another server may use it (api.bind): %w", err, eboot.ErrConflict)
+		}
+		if errors.Is(err, syscall.EADDRNOTAVAIL) {
+			return listeners, fmt.Errorf("api: %w; that is not an address of this machine (api.bind): %w", err, eboot.ErrInvalid)
 		}
 		if err != nil {
 			return listeners, fmt.Errorf("api: %w", err)

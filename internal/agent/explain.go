@@ -33,9 +33,9 @@ func (a *Agent) Explain(slave netip.Addr) eboot.Explanation {
 	}
 	if pin, ok := a.fleet.Pin(slave, sighting.AskedERTS); ok {
 		if b, found := state.BundleByManifest(pin.Manifest, pin.ERTS); found {
-			e.ok("pin", fmt.Sprintf("the latest boot began with %s at %s; files are of that bundle until it boots again", b.Ref(), clock(pin.At)))
+			e.note("pin", fmt.Sprintf("the latest boot began with %s at %s; files are of that bundle until it boots again", b.Ref(), clock(pin.At)))
 		} else {
-			e.unknown("pin", fmt.Sprintf("the latest boot began with %s at %s, which was removed: the slave gets no more code until it boots again", pin.Manifest.Short(), clock(pin.At)))
+			e.note("pin", fmt.Sprintf("the latest boot began with %s at %s, which was removed: the slave gets no more code until it boots again", pin.Manifest.Short(), clock(pin.At)))
 		}
 	}
 	return e.out
@@ -90,20 +90,20 @@ func explainSighting(e *explainer, s eboot.Sighting, seen bool, roots []string) 
 	if !seen || s.AskedAt.IsZero() {
 		e.unknown("discovery", "this server has not heard a discovery request of this address; check -hosts, the network and UDP port 4368")
 	} else if s.Answered {
-		e.ok("discovery", fmt.Sprintf("asked at %s and was answered", clock(s.AskedAt)))
+		e.note("discovery", fmt.Sprintf("asked at %s and was answered", clock(s.AskedAt)))
 	} else {
-		// What was true then need not be true now: it does not decide.
-		e.unknown("discovery", fmt.Sprintf("asked at %s and got silence: %s", clock(s.AskedAt), s.Refusal))
+		// What was true then need not be true now.
+		e.note("discovery", fmt.Sprintf("asked at %s and got silence: %s", clock(s.AskedAt), s.Refusal))
 	}
 	switch outside := fmt.Sprintf("the slave asked for %q, which no root covers (%s)", s.UncoveredPath, strings.Join(roots, ", ")); {
 	case s.UncoveredPath == "":
 	case strings.HasSuffix(s.UncoveredPath, ".boot") && s.LatestRequest == "get "+s.UncoveredPath:
 		e.fail("roots", outside, "add the slave's ROOTDIR to boot.roots, or set ROOTDIR on the slave to one of them")
 	default: // -pa, ERL_LIBS, a home directory: a slave boots without them
-		e.unknown("roots", outside+"; there is nothing there for it")
+		e.note("roots", outside+"; there is nothing there for it")
 	}
 	if !s.LatestAt.IsZero() {
-		e.ok("latest", fmt.Sprintf("%s at %s, %d connections open", s.LatestRequest, clock(s.LatestAt), s.Connections))
+		e.note("latest", fmt.Sprintf("%s at %s, %d connections open", s.LatestRequest, clock(s.LatestAt), s.Connections))
 	}
 }
 
@@ -116,6 +116,7 @@ func (e *explainer) add(step string, result eboot.StepResult, detail string) {
 
 func (e *explainer) ok(step, detail string)      { e.add(step, eboot.StepOK, detail) }
 func (e *explainer) unknown(step, detail string) { e.add(step, eboot.StepUnknown, detail) }
+func (e *explainer) note(step, detail string)    { e.add(step, eboot.StepNote, detail) }
 
 func (e *explainer) fail(step, detail, advice string) {
 	e.add(step, eboot.StepFailed, detail)

@@ -197,17 +197,23 @@ func (t *treeSet) renew(b eboot.Bundle, old residence) residence {
 	return next
 }
 
-// channelBundles yields each bundle that some channel points to, once.
+// channelBundles yields each bundle that some channel points to, once for each
+// ERTS version: two versions may share one tree.
 func channelBundles(state *fsm.State) iter.Seq[eboot.Bundle] {
 	return func(yield func(eboot.Bundle) bool) {
-		seen := map[bundleKey]bool{}
+		type served struct {
+			tree bundleKey
+			erts string
+		}
+		seen := map[served]bool{}
 		for _, c := range state.Channels() {
 			for erts, ref := range c.Bundles {
 				b, ok := state.Bundle(ref, erts)
-				if !ok || seen[keyOf(b)] {
+				one := served{keyOf(b), erts}
+				if !ok || seen[one] {
 					continue
 				}
-				seen[keyOf(b)] = true
+				seen[one] = true
 				if !yield(b) {
 					return
 				}
