@@ -12,15 +12,16 @@ import (
 	"time"
 )
 
-// TestSendfile runs TestContent under strace: the files in it must be sent by
-// sendfile(2).
-func TestSendfile(t *testing.T) {
+// traced runs a test in a process under strace and returns its calls of one
+// system call.
+func traced(t *testing.T, call, test string) []byte {
+	t.Helper()
 	strace, err := exec.LookPath("strace")
 	if err != nil {
 		t.Skip("no strace on PATH")
 	}
 	trace := filepath.Join(t.TempDir(), "trace")
-	cmd := exec.Command(strace, "-f", "-qq", "-e", "trace=sendfile", "-o", trace, os.Args[0], "-test.run=^TestContent$")
+	cmd := exec.Command(strace, "-f", "-qq", "-e", "trace="+call, "-o", trace, os.Args[0], "-test.run=^"+test+"$")
 	if out, err := cmd.CombinedOutput(); err != nil {
 		if bytes.Contains(out, []byte("ptrace")) || bytes.Contains(out, []byte("Operation not permitted")) {
 			t.Skipf("strace may not trace: %s", out)
@@ -31,6 +32,24 @@ func TestSendfile(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	return calls
+}
+
+// TestListenQueue: the queue has the length that ListenFiles asks for, whatever
+// the net package asked for before.
+func TestListenQueue(t *testing.T) {
+	calls := traced(t, "listen", "TestListenErrors")
+	lengths := regexp.MustCompile(`(?m)listen\(\d+, (\d+)\) += 0$`).FindAllSubmatch(calls, -1)
+	// TestListenErrors listens to one port: for the net package, and for us.
+	if len(lengths) != 2 || string(lengths[1][1]) != "4096" {
+		t.Errorf("want two calls of listen, the second for a queue of 4096:\n%s", calls)
+	}
+}
+
+// TestSendfile runs TestContent under strace: the files in it must be sent by
+// sendfile(2).
+func TestSendfile(t *testing.T) {
+	calls := traced(t, "sendfile", "TestContent")
 	sent := 0
 	for _, match := range regexp.MustCompile(`(?m)sendfile.* = (\d+)$`).FindAllSubmatch(calls, -1) {
 		n, err := strconv.Atoi(string(match[1]))

@@ -13,9 +13,9 @@ import (
 
 // Content is the content of one blob.
 type Content struct {
-	Data []byte   // the whole content when File is nil; shared, never to be modified
-	File *os.File // else a file at offset 0, read-only, for the caller to close
-	Size int64    // bytes
+	Data []byte        // the whole content when File is nil; shared, never to be modified
+	File io.ReadCloser // else Size bytes, for the caller to close; that of a blob is an *os.File at offset 0, read-only
+	Size int64         // bytes
 }
 
 // cacheOverhead is what a cached blob costs beside its bytes, about.
@@ -40,7 +40,10 @@ func (s *Store) Content(d eboot.Digest, size int64) (Content, error) {
 	}
 	if size > s.opts.CacheFileMax {
 		f, err := s.openVerified(d, size)
-		return Content{File: f, Size: size}, err
+		if err != nil {
+			return Content{}, err
+		}
+		return Content{File: f, Size: size}, nil
 	}
 	data, err := s.cache.Load(d, func() ([]byte, int64, error) {
 		data, err := s.readVerified(d, size)

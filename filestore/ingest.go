@@ -76,12 +76,13 @@ func chunks(digests iter.Seq[eboot.Digest], n int) iter.Seq[[]eboot.Digest] {
 }
 
 // Put writes a blob of size bytes from r to a temporary file and verifies it on
-// the way; Commit makes it visible. It protects d, too. When the store or this
-// Ingest has the blob already, size bytes of r are read and dropped. Put reads
-// one byte past size to see that r ends there. Errors: eboot.ErrInvalid when the
-// content has another size or digest; eboot.ErrUnavailable when the disk is full
-// or would be beyond Options.MinFree; that of ctx; that of r; os.ErrClosed after
-// Close. Nothing is left behind by a Put that failed.
+// the way, and reads one byte past size to see that r ends there; Commit makes it
+// visible. It protects d, too. When the store or this Ingest has the blob already,
+// size bytes of r are read and dropped instead, and not compared. Errors:
+// eboot.ErrInvalid when the content has another size or digest;
+// eboot.ErrUnavailable when the disk is full or would be beyond Options.MinFree;
+// that of ctx; that of r; os.ErrClosed after Close. Nothing is left behind by a
+// Put that failed.
 func (i *Ingest) Put(ctx context.Context, d eboot.Digest, size int64, r io.Reader) error {
 	if err := ctx.Err(); err != nil {
 		return fmt.Errorf("put blob %s: %w", d, err)
@@ -89,7 +90,7 @@ func (i *Ingest) Put(ctx context.Context, d eboot.Digest, size int64, r io.Reade
 	s := i.store
 	s.protection.add(i, d)
 	if i.has(d) || s.present(d) {
-		if _, err := io.Copy(io.Discard, io.LimitReader(r, size)); err != nil {
+		if err := i.skip(ctx, size, r); err != nil {
 			return fmt.Errorf("put blob %s: %w", d, err)
 		}
 		return nil
@@ -102,6 +103,34 @@ func (i *Ingest) Put(ctx context.Context, d eboot.Digest, size int64, r io.Reade
 		return fmt.Errorf("put blob %s: %w", d, errors.Join(err, removeIfThere(path)))
 	}
 	return i.add(d, pending{path: path, size: size})
+}
+
+// skip reads past the content of a blob that is there already.
+func (i *Ingest) skip(ctx context.Context, size int64, r io.Reader) error {
+	i.mu.Lock()
+	closed := i.closed
+	i.mu.Unlock()
+	if closed {
+		return fmt.Errorf("ingest: %w", os.ErrClosed)
+	}
+	buf := i.store.buffer()
+	defer buffers.Put(buf)
+	for left := size; left > 0; {
+		n, err := fill(r, (*buf)[:min(left, chunk)])
+		left -= int64(n)
+		switch {
+		case left == 0:
+			return nil
+		case err == io.EOF:
+			return fmt.Errorf("content ends after %d of %d bytes: %w", size-left, size, eboot.ErrInvalid)
+		case err != nil:
+			return err
+		}
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 func (i *Ingest) has(d eboot.Digest) bool {

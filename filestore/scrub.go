@@ -77,7 +77,7 @@ func (s *Store) hash(d eboot.Digest, size int64, pace func(n int) error) error {
 }
 
 // check hashes f, the open file of the blob, and draws the conclusion: the blob
-// is set aside, or its stamp is noted. pace, when not nil, is called after each
+// is set aside, or its stamp, from info, is noted. pace, when not nil, is called after each
 // chunk with its length, and its error ends the check.
 func (s *Store) check(d eboot.Digest, size int64, f *os.File, info os.FileInfo, buf []byte, pace func(n int) error) error {
 	if info.Size() != size {
@@ -105,12 +105,9 @@ func (s *Store) check(d eboot.Digest, size int64, f *os.File, info os.FileInfo, 
 	if !bytes.Equal(h.Sum(nil), d[:]) {
 		return s.setAside(d, info, "content does not match its digest")
 	}
-	after, err := f.Stat()
-	if err != nil {
-		return fmt.Errorf("stat blob: %w", err)
-	}
-	// Changed while it was read: not noted, so the next open checks again.
-	if size > s.opts.CacheFileMax && stampOf(after) == stampOf(info) {
+	if size > s.opts.CacheFileMax {
+		// As it was before it was read: if it changed meanwhile, its stamp is another
+		// by now, and the next open checks again.
 		s.mu.Lock()
 		if _, ok := s.sizes[d]; ok {
 			s.verified[d] = stampOf(info)

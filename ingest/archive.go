@@ -17,9 +17,10 @@ import (
 // in which they stand there, so that a second pass finds them again.
 type scan struct {
 	tree    *tree
+	size    int64 // of the archive as it is on disk
 	files   []scannedFile
 	headers int
-	content int64   // bytes of the files read so far
+	content int64   // bytes of the files so far
 	varTars *budget // of all variable tars together; nil in one of them
 	hasher  *hasher
 }
@@ -51,6 +52,7 @@ func openArchive(ctx context.Context, file archiveFile, opts Options, rep *repor
 	}
 	s := &scan{
 		tree:    newTree(&budget{limits: opts.Limits}),
+		size:    size,
 		varTars: &budget{limits: opts.Limits},
 		hasher:  newHasher(&keeper{}, opts.Boot),
 	}
@@ -81,14 +83,7 @@ func (s *scan) read(u *unpacker) error {
 		if s.headers++; s.headers > 2*s.tree.budget.limits.Entries {
 			return fmt.Errorf("path %q: more than %d entries: %w", shorten(h.Name), s.tree.budget.limits.Entries, eboot.ErrTooLarge)
 		}
-		if err := s.entry(u.ctx, h, content); err != nil {
-			return err
-		}
-		// The holes of a sparse file are content that the unpacker never saw.
-		if limits := u.limits; s.content > limits.RatioAfter && s.content/limits.Ratio > u.source.bytes {
-			return fmt.Errorf("file %q: the archive unpacks to more than %d times its size: %w", shorten(h.Name), limits.Ratio, eboot.ErrTooLarge)
-		}
-		return nil
+		return s.entry(u.ctx, h, content)
 	})
 }
 
@@ -175,7 +170,11 @@ func (s *scan) entry(ctx context.Context, h *tar.Header, content io.Reader) erro
 			return err
 		}
 		s.files = append(s.files, scannedFile{name: p, node: n})
+		// The holes of a sparse file are content that the unpacker never sees.
 		s.content += n.size
+		if limits := s.tree.budget.limits; s.content > limits.RatioAfter && s.content/limits.Ratio > s.size {
+			return fmt.Errorf("file %q: the archive unpacks to more than %d times its size: %w", shorten(p), limits.Ratio, eboot.ErrTooLarge)
+		}
 		if s.varTars != nil && varTarName.MatchString(p) {
 			return readVariableTar(ctx, p, n, content, s.hasher, s.varTars)
 		}

@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"testing/iotest"
 
 	"eboot"
 )
@@ -180,6 +181,41 @@ func TestBombsRefused(t *testing.T) {
 	t.Run("OKBelowTheRatio", func(t *testing.T) {
 		if _, err := openBytes(t.Context(), gzipped(t, makeTar(t, good(entry{name: "zeros", body: zeros})...)), Options{}); err != nil {
 			t.Fatal(err)
+		}
+	})
+}
+
+// What a header promises is compared with the size of the archive before the
+// content is read: to hash a hole takes as long as to hash a file.
+func TestBombsRefusedUnread(t *testing.T) {
+	for name, h := range map[string]*tar.Header{
+		"ErrHole":   {Name: "holes", Typeflag: tar.TypeGNUSparse, Size: 3900 << 20},
+		"ErrFile":   {Name: "zeros", Typeflag: tar.TypeReg, Size: 3900 << 20},
+		"ErrVarTar": {Name: "EXT.tar.gz", Typeflag: tar.TypeReg, Size: 3900 << 20},
+	} {
+		t.Run(name, func(t *testing.T) {
+			limits := Limits{}.orDefault()
+			s := &scan{tree: newTree(&budget{limits: limits}), size: 10 << 10, varTars: &budget{limits: limits}, hasher: newHasher(&keeper{}, "")}
+			unread := iotest.ErrReader(errors.New("was read"))
+			wantError(t, s.entry(t.Context(), h, unread), eboot.ErrTooLarge, h.Name, "200 times")
+		})
+	}
+	t.Run("ErrNested", func(t *testing.T) {
+		data := sparseTar(t, 3900<<20)
+		n := &node{kind: eboot.KindFile, size: int64(len(data))}
+		if err := readVariableTar(t.Context(), "EXT.tar.gz", n, bytes.NewReader(data), newHasher(&keeper{}, ""), &budget{limits: Limits{}.orDefault()}); err != nil {
+			t.Fatal(err)
+		}
+		wantError(t, n.varTar.err, eboot.ErrTooLarge, "holes", "200 times")
+	})
+	t.Run("OKSparse", func(t *testing.T) {
+		limits := Limits{RatioAfter: 1} // the archive has 4 KiB or more
+		s, err := openBytes(t.Context(), sparseTar(t, 100<<10), Options{Limits: limits})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if e := s.Manifest().Find("holes"); e == nil || e.Size != 100<<10 {
+			t.Errorf("got %+v", e)
 		}
 	})
 }

@@ -40,7 +40,7 @@ func openDirectory(ctx context.Context, name string, opts Options, rep *report) 
 			_ = root.Close() // read only: nothing is lost
 		}
 	}()
-	if err := checkLooksLikeTree(root, opts.Boot); err != nil {
+	if err := checkLooksLikeTree(name, opts.Boot); err != nil {
 		return nil, err
 	}
 	d := &directory{root: root, tree: newTree(&budget{limits: opts.Limits}), limits: opts.Limits, varTars: map[string]*node{}}
@@ -193,13 +193,15 @@ func (d *directory) with(p string, n *node, read func(io.Reader) error) error {
 func (d *directory) Close() error { return d.root.Close() }
 
 // checkLooksLikeTree refuses a directory that cannot be a release before all
-// of it is read: somebody may have named /usr.
-func checkLooksLikeTree(root *os.Root, boot string) error {
+// of it is read: somebody may have named /usr. It follows symlinks wherever they
+// lead; whether they may lead there, the walk says, and names the link.
+func checkLooksLikeTree(name, boot string) error {
 	if boot != "" {
 		return nil
 	}
+	dir := os.DirFS(name)
 	for _, pattern := range []string{"releases/start_erl.data", "releases/*/*.boot", "bin/start.boot"} {
-		if found, _ := fs.Glob(root.FS(), pattern); len(found) > 0 { // the patterns are well formed
+		if found, _ := fs.Glob(dir, pattern); len(found) > 0 { // the patterns are well formed
 			return nil
 		}
 	}
@@ -208,9 +210,9 @@ func checkLooksLikeTree(root *os.Root, boot string) error {
 		"lib*/erlang/bin/start.boot", "usr/lib*/erlang/bin/start.boot", "usr/local/lib/erlang/bin/start.boot", "*/bin/start.boot", // installations
 		"rel/*/releases/start_erl.data", "_build/*/rel/*/releases/start_erl.data", "*/releases/start_erl.data", // what mix and rebar3 build
 	} {
-		found, _ := fs.Glob(root.FS(), pattern)
+		found, _ := fs.Glob(dir, pattern)
 		for _, f := range found {
-			instead = append(instead, filepath.Join(root.Name(), path.Dir(path.Dir(f))))
+			instead = append(instead, filepath.Join(name, path.Dir(path.Dir(f))))
 		}
 	}
 	return noBootScript(instead)

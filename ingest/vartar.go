@@ -22,11 +22,12 @@ type variableTar struct {
 var varTarName = regexp.MustCompile(`^(?:[^/]+/)?[A-Za-z_][A-Za-z0-9_]*\.tar\.gz$`)
 
 // readVariableTar hashes the file n at p while it reads it as an archive. An
-// error is one of reading content; what is wrong with the archive is in n.varTar.
+// error is one of reading content, or the cause why ctx ended; what is wrong with
+// the archive is in n.varTar.
 func readVariableTar(ctx context.Context, p string, n *node, content io.Reader, h *hasher, b *budget) error {
 	h.hash.Reset()
-	hashed := &hashedReader{reader: content, hasher: h}
-	v := &variableTar{scan: &scan{tree: newTree(b), hasher: newHasher(h.kept, "")}}
+	hashed := &hashedReader{ctx: ctx, reader: content, hasher: h}
+	v := &variableTar{scan: &scan{tree: newTree(b), size: n.size, hasher: newHasher(h.kept, "")}}
 	u, err := newUnpacker(ctx, hashed, b.limits, &progress{})
 	if err == nil {
 		err = v.scan.read(u)
@@ -47,12 +48,16 @@ func readVariableTar(ctx context.Context, p string, n *node, content io.Reader, 
 }
 
 type hashedReader struct {
+	ctx    context.Context
 	reader io.Reader
 	hasher *hasher
 	bytes  int64
 }
 
 func (r *hashedReader) Read(p []byte) (int, error) {
+	if r.ctx.Err() != nil {
+		return 0, context.Cause(r.ctx)
+	}
 	n, err := r.reader.Read(p)
 	r.hasher.hash.Write(p[:n])
 	r.bytes += int64(n)

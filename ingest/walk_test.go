@@ -2,10 +2,12 @@ package ingest
 
 import (
 	"archive/tar"
+	"bytes"
 	"context"
 	"errors"
 	"io"
 	"io/fs"
+	"math/rand/v2"
 	"net"
 	"os"
 	"path/filepath"
@@ -263,6 +265,80 @@ func TestOpenIsCancelled(t *testing.T) {
 		if !errors.Is(err, reason) {
 			t.Errorf("%s: blobs: got %v, want %v", path, err, reason)
 		}
+	}
+}
+
+// cancelsAtRead ends a context when it is read for the first time.
+type cancelsAtRead struct {
+	io.Reader
+	cancel func()
+}
+
+func (c cancelsAtRead) Read(p []byte) (int, error) {
+	c.cancel()
+	return c.Reader.Read(p)
+}
+
+// A cancel while a file is read as a variable tar ends that, too: it is not taken
+// for a file that is no archive.
+func TestVariableTarIsCancelled(t *testing.T) {
+	reason := errors.New("ctrl-c")
+	whole := makeTar(t, entry{name: "x", body: strings.Repeat("x", 1<<20)})
+	packed := gzipped(t, makeTar(t, entry{name: "x", body: random(1 << 20)}))
+	for name, data := range map[string][]byte{"Tar": whole, "Gzip": packed, "NoArchive": []byte(random(1 << 20))} {
+		t.Run(name, func(t *testing.T) {
+			ctx, cancel := context.WithCancelCause(t.Context())
+			n := &node{kind: eboot.KindFile, size: int64(len(data))}
+			content := bytes.NewReader(data)
+			err := readVariableTar(ctx, "EXT.tar.gz", n, cancelsAtRead{content, func() { cancel(reason) }},
+				newHasher(&keeper{}, ""), &budget{limits: Limits{}.orDefault()})
+			if !errors.Is(err, reason) {
+				t.Errorf("got %v, want %v", err, reason)
+			}
+			if content.Len() == 0 {
+				t.Error("was read to the end")
+			}
+		})
+	}
+	dir := goodDirectory(t)
+	writeFile(t, filepath.Join(dir, "EXT.tar.gz"), string(packed))
+	d := mustOpen(t, dir, Options{}).origin.(*directory)
+	ctx, cancel := context.WithCancelCause(t.Context())
+	cancel(reason)
+	if err := d.readVariableTars(ctx, &keeper{}); !errors.Is(err, reason) {
+		t.Errorf("directory: got %v, want %v", err, reason)
+	}
+}
+
+// random returns n bytes that do not compress.
+func random(n int) string {
+	source := rand.NewChaCha8([32]byte{})
+	b := make([]byte, n)
+	_, _ = source.Read(b) // it never fails
+	return string(b)
+}
+
+// Whether a directory looks like a release does not depend on where its parts
+// stand: a link out of it is followed, or named.
+func TestReleaseOfLinks(t *testing.T) {
+	outside := t.TempDir()
+	writeFile(t, filepath.Join(outside, "start.boot"), script("$ROOT/lib"))
+	for name, target := range map[string]string{"Outside": outside, "AbsoluteInside": "DIR/elsewhere"} {
+		t.Run(name, func(t *testing.T) {
+			dir := t.TempDir()
+			writeFile(t, filepath.Join(dir, "elsewhere", "start.boot"), script("$ROOT/lib"))
+			symlink(t, strings.Replace(target, "DIR", dir, 1), filepath.Join(dir, "bin"))
+			s := mustOpen(t, dir, Options{Dereference: true, ERTS: []string{"13.1.5"}})
+			if want := map[string]string{"Outside": "bin/start.boot", "AbsoluteInside": "elsewhere/start.boot"}[name]; s.Found().BootScript != want {
+				t.Errorf("got boot script %q, want %q", s.Found().BootScript, want)
+			}
+			_, err := Open(t.Context(), dir, Options{ERTS: []string{"13.1.5"}})
+			if name == "Outside" {
+				wantError(t, err, eboot.ErrInvalid, `symlink "bin"`, "--dereference")
+			} else if err != nil {
+				t.Error(err)
+			}
+		})
 	}
 }
 

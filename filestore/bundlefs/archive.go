@@ -3,8 +3,6 @@ package bundlefs
 import (
 	"bytes"
 	"errors"
-	"fmt"
-	"hash/crc32"
 	"io"
 	"path"
 	"strings"
@@ -32,6 +30,7 @@ type ArchiveLimits struct {
 	Ratio         int64 // unpacked bytes of all members by bytes of the archive; default 200
 	CachedEntries int64 // names of all archives kept in memory; default 100,000
 	CachedBytes   int64 // unpacked members kept in memory, bytes; default 8 MiB
+	CachedSize    int64 // bytes of one member, unpacked, up to which it is kept; default 256 KiB
 }
 
 func (l ArchiveLimits) withDefaults() ArchiveLimits {
@@ -53,18 +52,24 @@ func (l ArchiveLimits) withDefaults() ArchiveLimits {
 	if l.CachedBytes == 0 {
 		l.CachedBytes = 8 << 20
 	}
+	if l.CachedSize == 0 {
+		l.CachedSize = 256 << 10
+	}
 	return l
 }
 
 // archives reads the archives of one tree. Directories of archives are read at
-// first use; members are unpacked one at a time for each place in an archive,
-// however many slaves ask for it.
+// first use. Small members are unpacked once, however many slaves ask for them, and
+// cached; large ones are unpacked for each reader while it reads. So a reader that
+// takes hours holds no more than one small member or the state of one decoder, and
+// a large member costs the cache nothing.
 type archives struct {
 	tree        *Tree
 	limits      ArchiveLimits
-	directories *lru.Cache[uint32, *archive] // by index into Tree.blobs; nil: no archive
-	members     *lru.Cache[memberKey, []byte]
-	unpacking   chan struct{} // bounds the memory of members being unpacked
+	directories *lru.Cache[uint32, *archive]    // by index into Tree.blobs; nil: no archive
+	members     *lru.Cache[memberKey, []byte]   // small ones
+	whole       *lru.Cache[memberKey, struct{}] // large ones that are what the directory promises
+	unpacking   chan struct{}                   // bounds how many are unpacked at a time, other than to be sent
 }
 
 type memberKey struct {
@@ -79,6 +84,7 @@ func newArchives(t *Tree, limits ArchiveLimits) *archives {
 		limits:      limits,
 		directories: lru.New[uint32, *archive](limits.CachedEntries, 1, nil),
 		members:     lru.New[memberKey, []byte](limits.CachedBytes, 1, nil),
+		whole:       lru.New[memberKey, struct{}](limits.CachedEntries, 1, nil),
 		unpacking:   make(chan struct{}, 4),
 	}
 }
@@ -151,72 +157,95 @@ func (a *archives) get(f found) (filestore.Content, error) {
 		return filestore.Content{}, syscall.ENOENT
 	}
 	n := &a.tree.nodes[f.node]
-	key := memberKey{n.ref, m}
-	data, ok := a.members.Get(key)
-	var err error
-	if !ok {
-		data, err = a.members.Load(key, func() ([]byte, int64, error) {
-			a.unpacking <- struct{}{}
-			defer func() { <-a.unpacking }()
-			data, err := a.unpack(n.ref, m)
-			return data, int64(len(data)) + 256, err
-		})
-	}
+	c, err := a.content(memberKey{n.ref, m})
 	switch {
 	case errors.Is(err, errBadMember):
 		return filestore.Content{}, syscall.EIO
 	case err != nil:
 		return filestore.Content{}, withoutErrno(path.Join(n.path, f.member), err)
 	}
-	return filestore.Content{Data: data, Size: int64(len(data))}, nil
+	return c, nil
 }
 
-// errBadMember: what the archive holds is not what its directory promises. The
-// blob is whole, so it was published like that.
-var errBadMember = errors.New("damaged archive member")
+func (a *archives) content(key memberKey) (filestore.Content, error) {
+	if key.member.size <= a.limits.CachedSize {
+		data, ok := a.members.Get(key)
+		var err error
+		if !ok {
+			data, err = a.members.Load(key, func() ([]byte, int64, error) {
+				data, err := a.unpack(key)
+				return data, int64(len(data)) + 256, err
+			})
+		}
+		return filestore.Content{Data: data, Size: int64(len(data))}, err
+	}
+	// Whether the member is whole must be known before the first byte of it is sent.
+	if _, ok := a.whole.Get(key); !ok {
+		if _, err := a.whole.Load(key, func() (struct{}, int64, error) { return struct{}{}, 1, a.check(key) }); err != nil {
+			return filestore.Content{}, err
+		}
+	}
+	r, err := a.openMember(key)
+	if err != nil {
+		return filestore.Content{}, err
+	}
+	return filestore.Content{File: r, Size: key.member.size}, nil
+}
 
-func (a *archives) unpack(ref uint32, m member) ([]byte, error) {
-	b := &a.tree.blobs[ref]
-	c, err := a.tree.source.Content(b.digest, b.size)
+// unpack returns the content of a small member.
+func (a *archives) unpack(key memberKey) ([]byte, error) {
+	a.unpacking <- struct{}{}
+	defer func() { <-a.unpacking }()
+	r, err := a.openMember(key)
 	if err != nil {
 		return nil, err
 	}
-	defer closeContent(c)
-	packed, err := m.section(readerAt(c), b.size)
-	if err != nil {
-		return nil, err
-	}
-	var r io.Reader = packed
-	if m.method == methodDeflate {
-		inflater := flate.NewReader(packed)
-		defer inflater.Close()
-		r = inflater
-	}
-	data := make([]byte, m.size) // at most ArchiveLimits.FileSize
+	defer r.Close()
+	data := make([]byte, key.member.size) // at most ArchiveLimits.CachedSize
 	if _, err := io.ReadFull(r, data); err != nil {
-		return nil, unpackError(err)
+		return nil, err
 	}
-	if n, err := r.Read(make([]byte, 1)); n > 0 || err != nil && err != io.EOF {
-		return nil, fmt.Errorf("longer than promised: %w", errBadMember)
-	}
-	if crc32.ChecksumIEEE(data) != m.crc {
-		return nil, fmt.Errorf("wrong checksum: %w", errBadMember)
+	if _, err := r.Read(nil); err != io.EOF { // an empty member was not looked at yet
+		return nil, err
 	}
 	return data, nil
 }
 
-// unpackError tells a bad archive from a disk that cannot be read now.
-func unpackError(err error) error {
-	var errno syscall.Errno
-	if errors.As(err, &errno) {
+// check unpacks a large member to nowhere.
+func (a *archives) check(key memberKey) error {
+	a.unpacking <- struct{}{}
+	defer func() { <-a.unpacking }()
+	r, err := a.openMember(key)
+	if err != nil {
 		return err
 	}
-	return fmt.Errorf("%v: %w", err, errBadMember)
+	defer r.Close()
+	_, err = io.Copy(io.Discard, r)
+	return err
 }
 
+func (a *archives) openMember(key memberKey) (*memberReader, error) {
+	b := &a.tree.blobs[key.blob]
+	c, err := a.tree.source.Content(b.digest, b.size)
+	if err != nil {
+		return nil, err
+	}
+	packed, err := key.member.section(readerAt(c), b.size)
+	if err != nil {
+		closeContent(c)
+		return nil, err
+	}
+	r := &memberReader{archive: c, unpacked: packed, member: key.member, left: key.member.size}
+	if key.member.method == methodDeflate {
+		r.unpacked = flate.NewReader(packed)
+	}
+	return r, nil
+}
+
+// readerAt is for the content of a blob, which is an *os.File or bytes.
 func readerAt(c filestore.Content) io.ReaderAt {
 	if c.File != nil {
-		return c.File
+		return c.File.(io.ReaderAt)
 	}
 	return bytes.NewReader(c.Data)
 }

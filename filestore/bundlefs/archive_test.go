@@ -4,25 +4,35 @@ import (
 	"archive/zip"
 	"bytes"
 	"encoding/binary"
+	"errors"
 	"fmt"
+	"hash/crc32"
+	"io"
+	"math/rand/v2"
+	"os"
 	"slices"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
+	"testing/iotest"
 )
 
 func TestArchive(t *testing.T) {
 	beam := strings.Repeat("beam", 500)
 	files := [][2]string{{"x-1/", ""}, {"x-1/ebin/a.beam", beam}, {"x-1/ebin/b.beam", "b"}, {"top.txt", "top"}, {"x-1/priv/", ""},
 		{"../evil", "e"}, {"/abs", "e"}, {"a//b", "e"}, {"./dot", "e"}, {"x-1/ebin/b.beam", "second"}, {"\xe4\xf6", "latin1"}}
-	for _, method := range []uint16{zip.Store, zip.Deflate} {
-		t.Run(fmt.Sprint("method", method), func(t *testing.T) {
-			z := packed(t, method, files...)
+	for _, way := range []struct {
+		method     uint16
+		cachedSize int64
+	}{{zip.Store, 0}, {zip.Deflate, 0}, {zip.Store, 1}, {zip.Deflate, 1}} {
+		t.Run(fmt.Sprint("method", way.method, "cached", way.cachedSize), func(t *testing.T) {
+			z := packed(t, way.method, files...)
 			tree, _ := build(t, spec{
 				"bin/start.boot": "boot", "lib/x.ez": z, "lib/link.ez": "l x.ez", "lib/plain": "l x.ez", "lib/gone.ez": "l nowhere",
 				"lib/broken.ez": z[:len(z)/2], "lib/empty.ez": "", "lib/none.ez": "PK\x05\x06" + strings.Repeat("\x00", 18), "lib/dir.ez/inner": "i", "lib/dir.ez/y.ez": z,
 				"lib/linkdir.ez": "l dir.ez",
-			}, Options{})
+			}, Options{Archives: ArchiveLimits{CachedSize: way.cachedSize}})
 			size := fmt.Sprintf("d %d false", len(z))
 			for _, tt := range []struct{ name, get, list, stat string }{
 				{"lib/x.ez", "ENOENT", "[top.txt x-1 äö]", size},
@@ -92,6 +102,87 @@ func TestArchiveLarge(t *testing.T) {
 	wg.Wait()
 }
 
+// TestLargeMembersAreNotHeld: however many slaves are in the middle of a large
+// member, and however slowly they read, none of them holds it in memory.
+func TestLargeMembersAreNotHeld(t *testing.T) {
+	const readers, size = 24, 4 << 20
+	noise := make([]byte, size)
+	if _, err := rand.NewChaCha8([32]byte{}).Read(noise[:size/2]); err != nil {
+		t.Fatal(err)
+	}
+	for _, method := range []uint16{zip.Store, zip.Deflate} {
+		tree, _ := build(t, spec{"bin/start.boot": "boot", "x.ez": packed(t, method, [2]string{"big", string(noise)}, [2]string{"small", strings.Repeat("s", 256<<10)})}, Options{})
+		list(tree, "x.ez") // reads the directory
+		before := heap()
+		var contents []io.ReadCloser
+		for i := range readers {
+			c, err := tree.Get([]byte("x.ez/big"))
+			if err != nil || c.File == nil || c.Size != size {
+				t.Fatalf("%+v, %v", c, err)
+			}
+			if _, err := io.CopyN(io.Discard, c.File, int64(i*1000)); err != nil {
+				t.Fatal(err)
+			}
+			contents = append(contents, c.File)
+		}
+		if held := int64(heap()) - int64(before); held > readers*100<<10 {
+			t.Errorf("method %d: %d readers of %d bytes hold %d bytes", method, readers, size, held)
+		}
+		if cost := tree.archives.members.Cost(); cost != 0 {
+			t.Errorf("method %d: %d bytes are cached", method, cost)
+		}
+		for i, r := range contents {
+			if rest, err := io.ReadAll(r); err != nil || !bytes.Equal(rest, noise[i*1000:]) {
+				t.Fatalf("method %d: the rest from %d on: %d bytes, %v", method, i*1000, len(rest), err)
+			}
+			if err := r.Close(); err != nil {
+				t.Error(err)
+			}
+			if _, err := r.(*memberReader).archive.File.Read(nil); !errors.Is(err, os.ErrClosed) {
+				t.Errorf("the archive is still open: %v", err)
+			}
+		}
+		if got := get(tree, "x.ez/small"); len(got) != 256<<10 || tree.archives.members.Cost() < 256<<10 {
+			t.Errorf("a small member of %d bytes is not cached", len(got))
+		}
+	}
+}
+
+// TestMemberIsWholeOrFails: who reads exactly the size of a member does not get all
+// of it when it is another by now.
+func TestMemberIsWholeOrFails(t *testing.T) {
+	const content = "content"
+	right := member{size: int64(len(content)), crc: crc32.ChecksumIEEE([]byte(content))}
+	disk := &os.PathError{Op: "read", Err: syscall.ENOMEM}
+	for name, tt := range map[string]struct {
+		unpacked io.Reader
+		change   func(*member)
+		want     error
+	}{
+		"OK":          {strings.NewReader(content), func(*member) {}, nil},
+		"OKByBytes":   {iotest.OneByteReader(strings.NewReader(content)), func(*member) {}, nil},
+		"OKEarlyEnd":  {iotest.DataErrReader(strings.NewReader(content)), func(*member) {}, nil},
+		"ErrChecksum": {strings.NewReader("CONTENT"), func(*member) {}, errBadMember},
+		"ErrShort":    {strings.NewReader(content), func(m *member) { m.size++ }, errBadMember},
+		"ErrLong":     {strings.NewReader(content + "s"), func(*member) {}, errBadMember},
+		"ErrDisk":     {io.MultiReader(strings.NewReader("con"), iotest.ErrReader(disk)), func(*member) {}, syscall.ENOMEM},
+		"ErrDiskLate": {io.MultiReader(strings.NewReader(content), iotest.ErrReader(disk)), func(*member) {}, syscall.ENOMEM},
+	} {
+		t.Run(name, func(t *testing.T) {
+			m := right
+			tt.change(&m)
+			buf := make([]byte, m.size)
+			_, err := io.ReadFull(&memberReader{unpacked: tt.unpacked, member: m, left: m.size}, buf)
+			if !errors.Is(err, tt.want) || tt.want == nil && string(buf) != content {
+				t.Errorf("got %q, %v; want %v", buf, err, tt.want)
+			}
+			if tt.want == syscall.ENOMEM && errors.Is(err, errBadMember) {
+				t.Error("the disk's error is taken for the archive's")
+			}
+		})
+	}
+}
+
 func TestArchiveLimits(t *testing.T) {
 	many := make([][2]string, 50)
 	for i := range many {
@@ -143,14 +234,16 @@ func TestArchiveLies(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			z := []byte(whole)
 			lie(z[central:])
-			tree, _ := build(t, spec{"bin/start.boot": "boot", "x.ez": string(z)}, Options{})
-			for range 2 {
-				if got := get(tree, "x.ez/a"); got != "EIO" {
+			for _, cachedSize := range []int64{0, 1} { // cached, and unpacked as they are sent
+				tree, _ := build(t, spec{"bin/start.boot": "boot", "x.ez": string(z)}, Options{Archives: ArchiveLimits{CachedSize: cachedSize}})
+				for range 2 {
+					if got := get(tree, "x.ez/a"); got != "EIO" {
+						t.Errorf("%.40q", got)
+					}
+				}
+				if got := get(tree, "x.ez/b"); got != "bbb" {
 					t.Errorf("%.40q", got)
 				}
-			}
-			if got := get(tree, "x.ez/b"); got != "bbb" {
-				t.Errorf("%.40q", got)
 			}
 		})
 	}
@@ -164,7 +257,7 @@ func FuzzArchive(f *testing.F) {
 	}
 	f.Add([]byte("PK\x05\x06" + strings.Repeat("\xff", 18)))
 	f.Fuzz(func(t *testing.T, data []byte) {
-		limits := ArchiveLimits{Entries: 100, FileSize: 1 << 16, TotalSize: 1 << 18}.withDefaults()
+		limits := ArchiveLimits{Entries: 100, FileSize: 1 << 16, TotalSize: 1 << 18, CachedSize: 100}.withDefaults()
 		a, err := readArchive(bytes.NewReader(data), int64(len(data)), limits)
 		if err != nil {
 			return
@@ -184,7 +277,15 @@ func FuzzArchive(f *testing.F) {
 		as := newArchives(&Tree{nodes: make([]node, 1), blobs: []blob{{size: int64(len(data))}}, source: store}, limits)
 		for name, m := range a.files {
 			c, err := as.get(found{archive: a, member: name})
-			if err == nil && (int64(len(c.Data)) != m.size || c.Size > limits.FileSize) {
+			if err != nil {
+				continue
+			}
+			if c.File != nil {
+				if c.Data, err = io.ReadAll(c.File); err != nil {
+					t.Fatalf("%q: was whole before: %v", name, err)
+				}
+			}
+			if int64(len(c.Data)) != m.size || c.Size != m.size || c.Size > limits.FileSize {
 				t.Fatalf("%q: %d bytes", name, len(c.Data))
 			}
 		}

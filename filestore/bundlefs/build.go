@@ -141,30 +141,56 @@ func (t *Tree) addAliases(b eboot.Bundle) error {
 	if err := t.alias(configAlias, t.nodes[config]); err != nil {
 		return err
 	}
-	return t.addIncludes(path.Dir(b.SysConfig))
+	t.addIncludes(path.Dir(b.SysConfig))
+	return nil
 }
 
 // addIncludes lets relative includes of <root>/sys.config find the files that
-// stand beside the real one: file X.config of dir becomes <root>/X.config, unless
-// the bundle has one there.
-func (t *Tree) addIncludes(dir string) error {
+// stand beside and below the real one: X.config and Y/X.config of dir become
+// <root>/X.config and <root>/Y/X.config, unless the bundle has something there or
+// its Y is no directory. Symlinks of dir to other directories are not searched.
+func (t *Tree) addIncludes(dir string) {
 	d, err := t.walk(dir, true, true)
 	if err != nil || d == 0 {
-		return nil
+		return
 	}
 	prefix := t.nodes[d].path + "/"
-	for i := range t.nodes { // aliases are appended meanwhile; they are in no other directory
+	for i := range t.nodes { // what is added meanwhile is not looked at
 		name, ok := strings.CutPrefix(t.nodes[i].path, prefix)
-		if _, taken := t.byPath[name]; !ok || taken || strings.Contains(name, "/") || path.Ext(name) != ".config" {
+		if !ok || path.Ext(name) != ".config" {
 			continue
 		}
-		if at, err := t.walk(t.nodes[i].path, false, true); err == nil && t.nodes[at].kind == eboot.KindFile {
-			if err := t.alias(name, t.nodes[at]); err != nil {
-				return err
+		from, err := t.walk(t.nodes[i].path, false, true)
+		if err != nil || t.nodes[from].kind != eboot.KindFile {
+			continue
+		}
+		if to, ok := t.makeDirectories(parentPath(name), prefix); ok {
+			n := t.nodes[from]
+			n.path = path.Join(to, path.Base(name))
+			if _, taken := t.byPath[n.path]; !taken {
+				t.set(n)
 			}
 		}
 	}
-	return nil
+}
+
+// makeDirectories makes dir where it is missing, after the model of the directory
+// prefix+dir, and returns its path without symlinks. ok is false when something
+// else stands there.
+func (t *Tree) makeDirectories(dir, prefix string) (real string, ok bool) {
+	for done := 0; done < len(dir); {
+		end := done + strings.IndexByte(dir[done:]+"/", '/')
+		at := path.Join(real, dir[done:end])
+		if _, there := t.byPath[at]; !there {
+			t.set(node{path: at, kind: eboot.KindDirectory, modTime: t.nodes[t.byPath[prefix+dir[:end]]].modTime})
+		}
+		i, err := t.walk(at, false, true)
+		if err != nil || t.nodes[i].kind != eboot.KindDirectory {
+			return "", false
+		}
+		real, done = t.nodes[i].path, end+1
+	}
+	return real, true
 }
 
 // alias lets p answer what the file target is. A link that leads there already stays.

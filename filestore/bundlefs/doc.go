@@ -12,9 +12,9 @@
 //
 // Some names are answered with other files of the bundle, so that no slave needs
 // a flag that changes with the version: <root>/bin/start.boot is the bundle's boot
-// script, <root>/sys.config its sys.config, and <root>/X.config the X.config that
-// stands beside that, when the root has none. These aliases are entries like any
-// other: they are listed, too.
+// script, <root>/sys.config its sys.config, and <root>/X.config or
+// <root>/Y/X.config the one that stands beside or below that, when the root has
+// none. These aliases are entries like any other: they are listed, too.
 //
 // An .ez archive answers as a directory, as OTP's erl_prim_loader does it: the
 // first component of a name that ends in ".ez" and is a file is the archive, the rest is a

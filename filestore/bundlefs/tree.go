@@ -85,7 +85,9 @@ type blob struct {
 // Get returns the content of a file. Errors: EISDIR of a directory, ENOENT,
 // ENOTDIR, ELOOP, ENAMETOOLONG, EINVAL for a name with a NUL byte, EIO for a
 // damaged archive member; see the package comment for the others. An archive is
-// ENOENT, as OTP's server says. The caller closes Content.File.
+// ENOENT, as OTP's server says. The caller closes Content.File, which is an
+// *os.File except for a large member of an archive: that is unpacked as it is read,
+// so several may be read at once without being held in memory.
 func (t *Tree) Get(name []byte) (filestore.Content, error) {
 	var scratch [scratchSize]byte
 	f, err := t.find(name, scratch[:0], true)

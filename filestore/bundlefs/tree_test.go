@@ -172,9 +172,9 @@ func TestNames(t *testing.T) {
 	const kernel = "[inet.beam kernel.app]"
 	tests := []struct{ name, get, list, stat, lstat string }{
 		{"", "ENOENT", "ENOENT", "ENOENT", "ENOENT"},
-		{".", "EISDIR", "[bin extra.config lib linked.config nested releases sys.config]", "d 4096 false", "d 4096 false"},
-		{"/opt/erlang", "EISDIR", "[bin extra.config lib linked.config nested releases sys.config]", "d 4096 false", "d 4096 false"},
-		{"/usr/lib/erlang//./", "EISDIR", "[bin extra.config lib linked.config nested releases sys.config]", "d 4096 false", "d 4096 false"},
+		{".", "EISDIR", "[bin extra.config lib linked.config more nested releases sys.config]", "d 4096 false", "d 4096 false"},
+		{"/opt/erlang", "EISDIR", "[bin extra.config lib linked.config more nested releases sys.config]", "d 4096 false", "d 4096 false"},
+		{"/usr/lib/erlang//./", "EISDIR", "[bin extra.config lib linked.config more nested releases sys.config]", "d 4096 false", "d 4096 false"},
 		{"/", "ENOENT", "ENOENT", "ENOENT", "ENOENT"},
 		{"/opt", "ENOENT", "ENOENT", "ENOENT", "ENOENT"},
 		{"/opt/erlangs/bin", "ENOENT", "ENOENT", "ENOENT", "ENOENT"},
@@ -235,6 +235,8 @@ func TestNames(t *testing.T) {
 		{"/opt/erlang/extra.config", "[{x,[]}].", "ENOTDIR", "f 9 false", "f 9 false"},
 		{"/opt/erlang/linked.config", "[{x,[]}].", "ENOTDIR", "f 9 false", "f 9 false"},
 		{"/opt/erlang/inner.config", "ENOENT", "ENOENT", "ENOENT", "ENOENT"},
+		{"/opt/erlang/more/inner.config", "[].", "ENOTDIR", "f 3 false", "f 3 false"},
+		{"more", "EISDIR", "[inner.config]", "d 4096 false", "d 4096 false"},
 		{"/opt/erlang/dangling.config", "ENOENT", "ENOENT", "ENOENT", "ENOENT"},
 		{"/opt/erlang/directory.config", "ENOENT", "ENOENT", "ENOENT", "ENOENT"},
 	}
@@ -311,6 +313,15 @@ func TestAliases(t *testing.T) {
 			"bin/start.boot": "boot", "bin": "[start.boot]"}},
 		"ThroughLinks": {release(spec{"releases/now": "l 1", "releases/1/x.config": "x"}), eboot.Bundle{BootScript: "releases/now/start.boot", SysConfig: "releases/now/sys.config"}, map[string]string{
 			"bin/start.boot": "boot", "sys.config": "config", "x.config": "x", ".": "[bin releases sys.config x.config]"}},
+		"IncludesBelow": {release(spec{"releases/1/conf/extra.config": "extra", "releases/1/conf/deep/er.config": "er", "releases/1/conf/other": "o", "releases/1/lib/l.config": "l 2", "lib/a": "a",
+			"releases/1/lib/2": "lib", "releases/1/none/x.beam": "x", "releases/1/gone/dangling.config": "l nowhere", "releases/1/f/x.config": "x", "f": "file",
+			"releases/1/down/x.config": "x", "down": "l nowhere", "releases/1/to/x.config": "to", "to": "l lib/to", "lib/to": "d"}), eboot.Bundle{BootScript: boot, SysConfig: config}, map[string]string{
+			"conf/extra.config": "extra", "conf/deep/er.config": "er", "conf": "[deep extra.config]", "conf/deep": "[er.config]", "lib": "[a l.config to]", "lib/l.config": "lib",
+			"f": "file", "lib/to/x.config": "to", "to/x.config": "to", "lib/to": "[x.config]", "to": "[x.config]",
+			".": "[bin conf down f lib releases sys.config to]", "releases/1/conf": "[deep extra.config other]"}},
+		"IncludesOfTheTree": {release(spec{"conf/x.config": "own", "releases/1/conf/x.config": "x", "releases/1/conf/y.config": "y", "conf/z.config": "l nowhere", "releases/1/conf/z.config": "z"}),
+			eboot.Bundle{BootScript: boot, SysConfig: config}, map[string]string{
+				"conf/x.config": "own", "conf/y.config": "y", "conf": "[x.config y.config z.config]"}},
 		"IncludeOfTheTree": {release(spec{"x.config": "own", "releases/1/x.config": "x"}), eboot.Bundle{BootScript: boot, SysConfig: config}, map[string]string{
 			"x.config": "own"}},
 	} {

@@ -176,7 +176,7 @@ func wireContent(content filestore.Content, err error) (bootproto.Content, error
 	if err != nil {
 		return bootproto.Content{}, err
 	}
-	if content.File == nil { // a nil *os.File in an interface would not be nil
+	if content.File == nil {
 		return bootproto.Content{Data: content.Data, Size: content.Size}, nil
 	}
 	return bootproto.Content{Reader: content.File, Size: content.Size}, nil
