@@ -37,7 +37,7 @@ type Bundles interface {
 	Bundle(ref eboot.Ref) ([]BundleDetail, error)
 	// RemoveBundle takes ref out, for one ERTS version or (empty) for all.
 	// eboot.ErrConflict when a channel points to it, or slaves run it and force is off.
-	RemoveBundle(ctx context.Context, w Write, ref eboot.Ref, erts string, force bool) (RemoveResult, error)
+	RemoveBundle(ctx context.Context, w Write, ref eboot.Ref, erts string, force bool) (WriteResult, error)
 	// VerifyBundle hashes every blob of ref and reports as it goes; the last report has Done set.
 	VerifyBundle(ctx context.Context, ref eboot.Ref, report func(VerifyProgress) error) error
 }

@@ -276,7 +276,7 @@ func (c *Client) Bundle(ctx context.Context, ref eboot.Ref) (details []BundleDet
 }
 
 // RemoveBundle takes a bundle out, for one ERTS version or (empty) all.
-func (c *Client) RemoveBundle(ctx context.Context, ref eboot.Ref, erts string, force bool) (r RemoveResult, err error) {
+func (c *Client) RemoveBundle(ctx context.Context, ref eboot.Ref, erts string, force bool) (r WriteResult, err error) {
 	query := url.Values{}
 	if erts != "" {
 		query.Set("erts", erts)

@@ -51,12 +51,6 @@ type BundleDetail struct {
 	Disk     *eboot.BundleOnDisk `json:"on_disk,omitempty"` // on the server asked
 }
 
-// RemoveResult is the answer to the removal of a bundle.
-type RemoveResult struct {
-	WriteResult
-	Removed []eboot.Bundle `json:"removed"`
-}
-
 // PublishRequest opens a publish. It travels as the first line of the body of
 // POST /v1/publishes; ManifestBytes of manifest and TimesBytes of times follow.
 type PublishRequest struct {

@@ -130,8 +130,7 @@ func openDatabase(path string) (db *raftboltdb.BoltStore, err error) {
 // damaged is the answer to a directory that Raft cannot go on with. It is never
 // emptied by itself: it may be the last copy.
 func damaged(dir, what string) error {
-	return fmt.Errorf("%s. Keep a copy of %s, then move it and the serving cache beside it away: a server alone starts empty and takes the state back from `eboot snapshot restore FILE`; "+
-		"a server of several has to join again as a new one: %w", what, dir, eboot.ErrDamaged)
+	return fmt.Errorf("%s; %s is left as it is, it may be the last copy: %w", what, dir, eboot.ErrDamaged)
 }
 
 // openSnapshots removes what interrupted snapshots have left, which the library

@@ -100,7 +100,7 @@ func TestGapIsFoundAtStart(t *testing.T) {
 	s.mustApply(t, "one", "two", "three")
 	killed := copyDir(t, dir) // no snapshot
 	withDatabase(t, killed, func(db *raftboltdb.BoltStore) error { return db.DeleteRange(1, 3) })
-	if _, err := Open(optionsOf(t, killed)); !errors.Is(err, eboot.ErrDamaged) || !strings.Contains(err.Error(), "snapshot restore") {
+	if _, err := Open(optionsOf(t, killed)); !errors.Is(err, eboot.ErrDamaged) || !strings.Contains(err.Error(), "the last copy") {
 		t.Fatalf("log without its beginning: %v", err)
 	}
 	killed = copyDir(t, dir)

@@ -273,10 +273,7 @@ func (c *command) bundleRemove() *cobra.Command {
 				return err
 			}
 			return c.print(result, func(w io.Writer) error {
-				for _, b := range result.Removed {
-					fmt.Fprintf(w, "removed %s for ERTS %s\n", b.Ref(), b.ERTS)
-				}
-				return nil
+				return written(w, "removed "+ref.String(), result)
 			})
 		}),
 	}

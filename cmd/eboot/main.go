@@ -6,7 +6,6 @@ package main
 import (
 	"context"
 	"errors"
-	"io/fs"
 	"os"
 	"os/signal"
 	"syscall"
@@ -35,7 +34,6 @@ var exitTable = []struct {
 	{eboot.ErrInvalid, exitInvalid},
 	{eboot.ErrTooLarge, exitInvalid},
 	{eboot.ErrNotFound, exitNotFound},
-	{fs.ErrNotExist, exitNotFound},
 	{eboot.ErrConflict, exitConflict},
 	{eboot.ErrDenied, exitDenied},
 	{eboot.ErrUnknownOutcome, exitUnknown},

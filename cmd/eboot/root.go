@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"strconv"
 	"time"
@@ -40,6 +41,9 @@ func run(ctx context.Context, args []string, out, errOut io.Writer) int {
 	root.SetOut(out)
 	root.SetErr(errOut)
 	err := root.ExecuteContext(ctx)
+	if errors.Is(err, fs.ErrNotExist) { // a file that an argument names
+		err = fmt.Errorf("%w: %w", err, eboot.ErrNotFound)
+	}
 	if err != nil && !errors.Is(err, errNegative) {
 		c.printError(err)
 	}

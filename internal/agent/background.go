@@ -68,7 +68,11 @@ func (a *Agent) tryFound(ctx context.Context) error {
 }
 
 // errLogGone is what a server says that had a log once and has none.
-var errLogGone = fmt.Errorf("the raft log is gone and no writes are taken: put the raft directory back, or begin anew: save a snapshot, remove serving-cache and founded, restart, restore it: %w", eboot.ErrNoLeader)
+var errLogGone = fmt.Errorf("the raft log is gone and no writes are taken; put the raft directory back, or %s: %w", beginAnew, eboot.ErrNoLeader)
+
+// beginAnew is the way on for a server that has lost its log for good: what it serves
+// is what can be saved.
+const beginAnew = "begin anew: `eboot snapshot save FILE`, stop the server, move raft, serving-cache and founded away, start it, `eboot snapshot restore FILE`"
 
 // raftFailure says why this server's Raft cannot take writes, if it cannot.
 func (a *Agent) raftFailure() error {

@@ -43,7 +43,7 @@ var (
 type noRaft struct{ cause error }
 
 func (n noRaft) err() error {
-	return fmt.Errorf("this server's raft could not be opened, it serves the state of its cache: %v: %w", n.cause, eboot.ErrNoLeader)
+	return fmt.Errorf("this server's raft could not be opened and it serves the state of its cache (%v); put a good raft directory back, or %s: %w", n.cause, beginAnew, eboot.ErrNoLeader)
 }
 
 // Failure says why Raft does not run.

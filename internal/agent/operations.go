@@ -18,10 +18,10 @@ func (a *Agent) propose(ctx context.Context, command interface{ Encode() ([]byte
 	if err != nil {
 		return nil, err
 	}
-	if err := a.awaitLeader(ctx); err != nil {
+	if err := a.raftFailure(); err != nil {
 		return nil, err
 	}
-	if err := a.behindCache(); err != nil {
+	if err := a.awaitLeader(ctx); err != nil {
 		return nil, err
 	}
 	answer, err := a.cluster.Apply(ctx, entry)
@@ -186,24 +186,21 @@ func bundleOnDisk(b eboot.Bundle, r residence) eboot.BundleOnDisk {
 // RemoveBundle takes a bundle out of the index and collects its blobs. What is there
 // is looked at before; whether it may go, and what a repeat is answered, is the state
 // machine's to say.
-func (a *Agent) RemoveBundle(ctx context.Context, w api.Write, ref eboot.Ref, erts string, force bool) (api.RemoveResult, error) {
+func (a *Agent) RemoveBundle(ctx context.Context, w api.Write, ref eboot.Ref, erts string, force bool) (api.WriteResult, error) {
 	state := a.view.State()
-	result := api.RemoveResult{Removed: []eboot.Bundle{}}
 	for _, b := range state.BundlesOf(ref) {
 		if erts != "" && b.ERTS != erts {
 			continue
 		}
 		if pins := a.orphans(state, b); pins > 0 && !force {
-			return api.RemoveResult{}, fmt.Errorf("bundle %s: %d slaves booted it and may still load code from it; wait until they have booted another, or use --force, after which they get no more code until they boot again: %w", ref, pins, eboot.ErrConflict)
+			return api.WriteResult{}, fmt.Errorf("bundle %s: %d slaves booted it and may still load code from it; wait until they have booted another, or use --force, after which they get no more code until they boot again: %w", ref, pins, eboot.ErrConflict)
 		}
-		result.Removed = append(result.Removed, b)
 	}
-	var err error
-	if result.WriteResult, err = a.write(ctx, fsm.RemoveBundle{Header: a.header(w), Ref: ref, ERTS: erts}); err != nil {
-		return api.RemoveResult{}, err
+	result, err := a.write(ctx, fsm.RemoveBundle{Header: a.header(w), Ref: ref, ERTS: erts})
+	if err == nil {
+		a.requestCollection()
 	}
-	a.requestCollection()
-	return result, nil
+	return result, err
 }
 
 // orphans counts the slaves that would get no more code if b were gone: those

@@ -122,7 +122,7 @@ func readAll(tb testing.TB, server target, request []byte, size int64) (elapsed,
 // bigTree makes a tree with one big file that eboot takes as a bundle.
 func bigTree(tb testing.TB, erl testutil.Erlang) (root, file string) {
 	tb.Helper()
-	root = tb.TempDir()
+	root = newDir(tb)
 	bootable(tb, erl, root)
 	file = filepath.Join(root, "lib", "big")
 	content := make([]byte, bigFileSize)

@@ -16,5 +16,6 @@
 // says which figure was wanted and whether it was met, and goes to the file EBOOT_BENCH_REPORT as
 // well. What fails a benchmark is a server that serves something else than it should.
 //
-// EBOOT_BIN names the binary to measure; without it one is built.
+// EBOOT_BIN names the binary to measure; without it one is built. The files of a run, up to
+// 4 GiB, are below TMPDIR, or /var/tmp, and are removed at its end.
 package bench

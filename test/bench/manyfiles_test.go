@@ -31,7 +31,7 @@ type bigBundle struct {
 
 func makeTree(tb testing.TB, erl testutil.Erlang, n int) bigBundle {
 	tb.Helper()
-	t := bigBundle{root: tb.TempDir(), n: n}
+	t := bigBundle{root: newDir(tb), n: n}
 	bootable(tb, erl, t.root)
 	random := rand.New(rand.NewPCG(1, uint64(n)))
 	for i := range n {
@@ -112,7 +112,7 @@ func exchangeAll(conn net.Conn, frames [][]byte) error {
 func BenchmarkManyFiles(b *testing.B) {
 	erl := testutil.RequireErl(b)
 	many, few := makeTree(b, erl, manyFiles), makeTree(b, erl, fewFiles)
-	options := serverOptions{Dir: b.TempDir(), Roots: []string{many.root, few.root}}
+	options := serverOptions{Dir: newDir(b), Roots: []string{many.root, few.root}}
 	s := startServer(b, options)
 	const slaveOfFew, channelOfFew = "127.0.0.2", "few"
 	s.publish("few", "1", few.root, "--erts", erl.ERTS, "--channel", channelOfFew)

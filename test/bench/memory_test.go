@@ -33,8 +33,7 @@ func settled(tb testing.TB, pid int) resident {
 // slaves boot at once.
 func BenchmarkMemory(b *testing.B) {
 	erl := testutil.RequireErl(b)
-	dir := b.TempDir()
-	options := serverOptions{Dir: dir, Roots: []string{erl.Root}}
+	options := serverOptions{Dir: newDir(b), Roots: []string{erl.Root}}
 	s := startServer(b, options)
 	s.publish("otp", "1", erl.Root, "--channel", eboot.DefaultChannel)
 	publishing := readResident(b, s.pid())

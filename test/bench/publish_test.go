@@ -16,30 +16,23 @@ import (
 // BenchmarkPublish: an installed OTP tree into a fresh server, beside cp and one sync.
 func BenchmarkPublish(b *testing.B) {
 	erl := testutil.RequireErl(b)
-	work := b.TempDir()
-	copyTree(b, erl.Root, filepath.Join(work, "warm")) // the source is in the page cache from now on
+	copyTree(b, erl.Root, filepath.Join(newDir(b), "otp")) // the source is in the page cache from now on
 	var publishing, copying tally
 	round := 0
 	for b.Loop() {
 		inTurn(round, func() {
-			dir := filepath.Join(work, fmt.Sprint("server", round))
-			if err := os.Mkdir(dir, 0o755); err != nil {
-				b.Fatal(err)
-			}
-			s := startServer(b, serverOptions{Dir: dir, Roots: []string{erl.Root}})
+			s := startServer(b, serverOptions{Roots: []string{erl.Root}})
 			unix.Sync() // what others left to be written is not ours to pay for
 			publishing.add(s.publish("otp", "1", erl.Root).Seconds(), 1)
 			s.stop()
-			removeTree(b, dir)
 		}, func() {
-			to := filepath.Join(work, fmt.Sprint("copy", round))
+			to := filepath.Join(newDir(b), "otp")
 			unix.Sync()
 			began := time.Now()
 			if out, err := exec.Command("sh", "-c", `cp -r "$0" "$1" && sync`, erl.Root, to).CombinedOutput(); err != nil {
 				b.Fatalf("cp and sync: %v\n%s", err, out)
 			}
 			copying.add(time.Since(began).Seconds(), 1)
-			removeTree(b, to)
 		})
 		round++
 	}
@@ -50,17 +43,10 @@ func BenchmarkPublish(b *testing.B) {
 		fmt.Sprintf("%s: %.2f and %.2f s", compared, publishing.value(), copying.value()))
 }
 
-func removeTree(tb testing.TB, path string) {
-	tb.Helper()
-	if err := os.RemoveAll(path); err != nil {
-		tb.Fatal(err)
-	}
-}
-
 // BenchmarkRepublish: the same tree again with one module changed, and unchanged.
 func BenchmarkRepublish(b *testing.B) {
 	erl := testutil.RequireErl(b)
-	tree := filepath.Join(b.TempDir(), "otp")
+	tree := filepath.Join(newDir(b), "otp")
 	copyTree(b, erl.Root, tree)
 	modules, err := filepath.Glob(filepath.Join(tree, "lib", "stdlib-*", "ebin", "*.beam"))
 	if err != nil || len(modules) == 0 {

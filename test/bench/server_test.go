@@ -33,7 +33,7 @@ var buildBinary = sync.OnceValues(func() (string, error) {
 	if path := os.Getenv("EBOOT_BIN"); path != "" {
 		return filepath.Abs(path)
 	}
-	path := filepath.Join(buildDir, "eboot")
+	path := filepath.Join(runDir, "eboot")
 	cmd := exec.Command("go", "build", "-trimpath", "-ldflags", "-s -w", "-o", path, "eboot/cmd/eboot")
 	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
 	if out, err := cmd.CombinedOutput(); err != nil {
@@ -91,7 +91,7 @@ func startServer(tb testing.TB, opts serverOptions) *server {
 	}
 	s := &server{tb: tb, binary: binary, ns: opts.Namespace, dir: opts.Dir, done: make(chan struct{})}
 	if s.dir == "" {
-		s.dir = tb.TempDir()
+		s.dir = newDir(tb)
 	}
 	settings := filepath.Join(s.dir, "eboot.yaml")
 	text := fmt.Sprintf("data_dir: %s/data\nboot: {bind: [%s], tcp_ports: 0, roots: [%s]}\napi: {bind: %q, socket: %s}\nlog: {level: warn}\n",

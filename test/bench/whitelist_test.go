@@ -34,7 +34,7 @@ func whitelistEntry(i int) eboot.WhitelistEntry {
 // them takes of it.
 func BenchmarkWhitelist(b *testing.B) {
 	erl := testutil.RequireErl(b)
-	options := serverOptions{Dir: b.TempDir(), Roots: []string{erl.Root}}
+	options := serverOptions{Dir: newDir(b), Roots: []string{erl.Root}}
 	s := startServer(b, options)
 	s.publish("otp", "1", erl.Root, "--channel", eboot.DefaultChannel)
 	before := settled(b, s.pid())
