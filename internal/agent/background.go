@@ -28,8 +28,8 @@ func (m stateMachine) Snapshot() (io.WriterTo, error) { return m.State(), nil }
 // found gives a new cluster its identity, once it has a leader.
 func (a *Agent) found(ctx context.Context) error {
 	for a.machine.State().Cluster() == "" {
-		if len(a.cluster.Status().Servers) == 0 || a.cluster.Failure() != nil {
-			return nil // raft does not run here; readiness says so
+		if a.raftStopped() != nil {
+			return nil // readiness says so
 		}
 		err := a.tryFound(ctx)
 		if err == nil {
@@ -74,8 +74,9 @@ var errLogGone = fmt.Errorf("the raft log is gone and no writes are taken; put t
 // is what can be saved.
 const beginAnew = "begin anew: `eboot snapshot save FILE`, stop the server, move raft, serving-cache and founded away, start it, `eboot snapshot restore FILE`"
 
-// raftFailure says why this server's Raft cannot take writes, if it cannot.
-func (a *Agent) raftFailure() error {
+// raftStopped says why Raft does not run on this server, if it does not: no leader
+// will come, whoever waits.
+func (a *Agent) raftStopped() error {
 	if err := a.live(); err != nil {
 		return err
 	}
@@ -84,6 +85,14 @@ func (a *Agent) raftFailure() error {
 	}
 	if len(a.cluster.Status().Servers) == 0 {
 		return errLogGone
+	}
+	return nil
+}
+
+// raftFailure says why this server cannot take writes, if it cannot.
+func (a *Agent) raftFailure() error {
+	if err := a.raftStopped(); err != nil {
+		return err
 	}
 	return a.behindCache()
 }
@@ -125,6 +134,9 @@ func (a *Agent) collector(ctx context.Context) error {
 			return nil
 		case <-a.collect:
 		case <-ticker.C:
+			if len(a.machine.State().Bundles()) == 0 {
+				continue // a new cluster on an old store: its snapshot may be yet to be restored
+			}
 		}
 		if err := a.collectBlobs(ctx); err != nil && ctx.Err() == nil {
 			a.logger.Error("blobs were not collected", "error", err)

@@ -18,10 +18,13 @@ func (a *Agent) propose(ctx context.Context, command interface{ Encode() ([]byte
 	if err != nil {
 		return nil, err
 	}
-	if err := a.raftFailure(); err != nil {
+	if err := a.raftStopped(); err != nil {
 		return nil, err
 	}
 	if err := a.awaitLeader(ctx); err != nil {
+		return nil, err
+	}
+	if err := a.behindCache(); err != nil {
 		return nil, err
 	}
 	answer, err := a.cluster.Apply(ctx, entry)

@@ -118,7 +118,10 @@ const startPatience = 3 * time.Second
 func (a *Agent) catchUp(ctx context.Context) {
 	ctx, cancel := context.WithTimeout(ctx, startPatience)
 	defer cancel()
-	err := a.cluster.WaitForLeader(ctx) // a read is verified by a leader only
+	err := a.raftStopped()
+	if err == nil {
+		err = a.cluster.WaitForLeader(ctx) // a read is verified by a leader only
+	}
 	if err == nil {
 		err = a.cluster.VerifiedRead(ctx)
 	}
