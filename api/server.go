@@ -93,7 +93,7 @@ func NewServer(o ServerOptions) *Server {
 func (s *Server) Serve(ctx context.Context, ln net.Listener) error {
 	// Requests under way are not cut off by ctx, only by the end of the wait;
 	// streams, which would never end, are.
-	base, cut := context.WithCancel(context.WithValue(context.WithoutCancel(ctx), streamsEnd{}, ctx.Done()))
+	base, cut := context.WithCancel(context.WithValue(context.WithoutCancel(ctx), streamsEnd{}, ctx))
 	defer cut()
 	server := &http.Server{
 		Handler:           s.handler,
@@ -120,22 +120,21 @@ func (s *Server) Serve(ctx context.Context, ln net.Listener) error {
 	return err
 }
 
-// streamsEnd is the key of the channel that is closed when streams have to end.
+// streamsEnd is the key of the context with which streams have to end.
 type streamsEnd struct{}
 
 // streamContext is that of a request whose reply goes on until somebody stops.
 func streamContext(r *http.Request) (context.Context, context.CancelFunc) {
 	ctx, cancel := context.WithCancel(r.Context())
-	if end, ok := ctx.Value(streamsEnd{}).(<-chan struct{}); ok {
-		go func() {
-			select {
-			case <-end:
-				cancel()
-			case <-ctx.Done():
-			}
-		}()
+	serving, ok := ctx.Value(streamsEnd{}).(context.Context)
+	if !ok {
+		return ctx, cancel
 	}
-	return ctx, cancel
+	stop := context.AfterFunc(serving, cancel)
+	return ctx, func() {
+		stop()
+		cancel()
+	}
 }
 
 // guard refuses requests that a browser was talked into sending: the API is

@@ -95,6 +95,15 @@ func (p *publish) close() error {
 	return p.closeLocked()
 }
 
+// endedLocked is what a call hears that found the publish and lost it to another
+// call; busy is held, for reading at least.
+func (p *publish) endedLocked() error {
+	if p.closed {
+		return fmt.Errorf("publish %s: was ended: %w", p.id, eboot.ErrNotFound)
+	}
+	return nil
+}
+
 func (p *publish) closeLocked() error {
 	if p.closed {
 		return nil
@@ -252,8 +261,8 @@ func (a *Agent) PutBlob(ctx context.Context, id string, d eboot.Digest, size int
 	if want, ok := one.sizes[d]; !ok || want != size {
 		return fmt.Errorf("blob %s of %d bytes: is not in the manifest: %w", d.Short(), size, eboot.ErrInvalid)
 	}
-	if one.closed {
-		return fmt.Errorf("publish %s: was ended: %w", id, eboot.ErrNotFound)
+	if err := one.endedLocked(); err != nil {
+		return err
 	}
 	return one.ingest.Put(ctx, d, size, content)
 }
@@ -266,8 +275,8 @@ func (a *Agent) FlushBlobs(_ context.Context, id string) error {
 	}
 	one.busy.Lock()
 	defer one.busy.Unlock()
-	if one.closed {
-		return fmt.Errorf("publish %s: was ended: %w", id, eboot.ErrNotFound)
+	if err := one.endedLocked(); err != nil {
+		return err
 	}
 	return a.commitIngest(one)
 }
@@ -295,8 +304,8 @@ func (a *Agent) CommitPublish(ctx context.Context, id string, w api.Write, c api
 	if one.result != nil {
 		return *one.result, nil
 	}
-	if one.closed {
-		return api.PublishResult{}, fmt.Errorf("publish %s: was ended: %w", id, eboot.ErrNotFound)
+	if err := one.endedLocked(); err != nil {
+		return api.PublishResult{}, err
 	}
 	if servers := len(a.cluster.Status().Servers); c.MinCopies > max(servers, 1) {
 		return api.PublishResult{}, fmt.Errorf("publish %s: %d copies asked for, the cluster has %d servers: %w", one.bundles[0].Ref(), c.MinCopies, servers, eboot.ErrInvalid)

@@ -154,17 +154,19 @@ const retryEvery = 5 * time.Second
 // loading a tree takes time. It reports whether everything could be had.
 func (a *Agent) serveState() bool {
 	a.files.Recheck()
-	trees := a.recount()
+	trees := a.followTrees(false)
 	return a.listeners.follow(a.view.State()) && trees
 }
 
-// recount looks at what is on disk again, loading what is missing in memory.
-func (a *Agent) recount() bool {
+// recount looks at what is on disk again, after blobs came or were lost.
+func (a *Agent) recount() { a.followTrees(true) }
+
+func (a *Agent) followTrees(recount bool) bool {
 	return a.trees.follow(a.view.State, func() map[eboot.Digest]bool {
 		pinned := map[eboot.Digest]bool{}
 		for _, p := range a.fleet.Pins() {
 			pinned[p.Manifest] = true
 		}
 		return pinned
-	})
+	}, recount)
 }

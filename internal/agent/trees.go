@@ -3,6 +3,7 @@ package agent
 import (
 	"fmt"
 	"iter"
+	"maps"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -76,7 +77,7 @@ func (t *treeSet) tree(b eboot.Bundle) (*bundlefs.Tree, error) {
 		}
 		t.mu.Lock()
 		defer t.mu.Unlock()
-		next := t.copyLocked()
+		next := maps.Clone(*t.current.Load())
 		next[key] = t.inspect(key, tree)
 		t.current.Store(&next)
 		return tree, nil
@@ -142,35 +143,28 @@ func (t *treeSet) inspect(key bundleKey, tree *bundlefs.Tree) residence {
 	return r
 }
 
-func (t *treeSet) copyLocked() map[bundleKey]residence {
-	old := *t.current.Load()
-	next := make(map[bundleKey]residence, len(old)+1)
-	for k, r := range old {
-		next[k] = r
-	}
-	return next
-}
-
-// follow loads the trees of the bundles that channels point to and looks again at
-// what of them is on disk. It keeps those that pinned slaves may still read, and lets
-// go of the rest. It reports whether every tree could be loaded. state is asked for
-// under the lock, so that an older one never overtakes a newer one.
-func (t *treeSet) follow(state func() *fsm.State, pinned func() map[eboot.Digest]bool) bool {
+// follow loads the trees of the bundles that channels point to. It keeps those that
+// pinned slaves may still read, and lets go of the rest. It reports whether every tree
+// could be loaded. state is asked for under the lock, so that an older one never
+// overtakes a newer one. What is on disk is looked at again only with recount, which is
+// for a change of the disk: the state alone changes nothing there.
+func (t *treeSet) follow(state func() *fsm.State, pinned func() map[eboot.Digest]bool, recount bool) bool {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	now, keep := state(), pinned()
-	old := *t.current.Load()
-	next := make(map[bundleKey]residence, len(old))
+	next := make(map[bundleKey]residence)
 	loaded := true
 	for b := range channelBundles(now) {
-		r := t.renew(b, old[keyOf(b)])
+		r := t.renew(b, recount)
 		loaded = loaded && r.tree != nil
 		next[keyOf(b)] = r
 	}
 	for _, b := range now.Bundles() {
-		key := keyOf(b)
-		if r, ok := old[key]; ok && r.tree != nil && keep[b.Manifest] {
-			next[key] = t.inspect(key, r.tree)
+		if _, done := next[keyOf(b)]; done || !keep[b.Manifest] {
+			continue
+		}
+		if old, ok := t.residence(b); ok && old.tree != nil {
+			next[keyOf(b)] = t.renew(b, recount)
 		}
 	}
 	t.current.Store(&next)
@@ -179,7 +173,11 @@ func (t *treeSet) follow(state func() *fsm.State, pinned func() map[eboot.Digest
 
 // renew brings what is known of a bundle up to date, and logs when that is worse
 // than it was.
-func (t *treeSet) renew(b eboot.Bundle, old residence) residence {
+func (t *treeSet) renew(b eboot.Bundle, recount bool) residence {
+	old, _ := t.residence(b)
+	if old.tree != nil && !recount {
+		return old
+	}
 	next := residence{tree: old.tree, missing: 1}
 	if next.tree == nil {
 		tree, err := t.load(b)
