@@ -62,8 +62,8 @@ func (a *address) latestBoot(erts string) *boot {
 	return nil
 }
 
-// begin makes c the carrier of a new boot.
-func (f *Fleet) begin(c *Connection, channel string, bundle eboot.Bundle) {
+// begin makes c the carrier of a new boot, and returns its pin.
+func (f *Fleet) begin(c *Connection, channel string, bundle eboot.Bundle) eboot.Pin {
 	now := f.options.Now()
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -84,14 +84,13 @@ func (f *Fleet) begin(c *Connection, channel string, bundle eboot.Bundle) {
 	a.boots = append(a.boots, b)
 	f.begun++
 	f.loading[b] = struct{}{}
-	pin := eboot.Pin{Slave: c.slave, ERTS: c.erts, Manifest: bundle.Manifest, At: began}
-	if err := checkPin(pin); err != nil { // the file could not be read back
+	pin, err := f.pins.begin(eboot.Pin{Slave: c.slave, ERTS: c.erts, Manifest: bundle.Manifest, At: began})
+	if err != nil { // the file could not be read back
 		f.options.Logger.Warn("boot is not pinned", "slave", c.slave, "error", err)
-	} else {
-		f.pins.set(pin)
 	}
 	f.tell(b)
 	f.wakeRun()
+	return pin
 }
 
 // restart ends what c carried and counted, but for the request that is being

@@ -11,7 +11,10 @@
 // A boot is loading until a second passes without a request, then quiet; it is
 // closed while no connection carries it. One that reconnects goes on
 // where it was: loading, or quiet when it has been quiet before. A pin is the
-// bundle that the latest boot of an address and ERTS version began with.
+// bundle that the latest boot of an address and ERTS version began with. Servers
+// exchange their pins (MergePins), so that a slave which loses its server in the
+// middle of a boot gets the same bundle from the next one; the later pin of a slave
+// counts, and a boot here is always later than what was known of its slave.
 //
 // Everything is bounded, because strangers can cause it: addresses, finished
 // boots and pins are forgotten longest unused first, strangers before slaves.

@@ -93,6 +93,9 @@ func checkPin(p eboot.Pin) error {
 	if p.Manifest.IsZero() {
 		return errors.New("names no manifest")
 	}
+	if year := p.At.UTC().Year(); year < 1 || year > 9998 { // JSON has 0 to 9999, in the pin's own time zone
+		return fmt.Errorf("is of the year %d", year)
+	}
 	return eboot.CheckERTS(p.ERTS)
 }
 

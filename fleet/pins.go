@@ -1,6 +1,7 @@
 package fleet
 
 import (
+	"bytes"
 	"cmp"
 	"container/list"
 	"net/netip"
@@ -31,11 +32,59 @@ func newPinTable(limit int) *pinTable {
 	return &pinTable{limit: limit, byKey: map[pinKey]*list.Element{}, order: list.New()}
 }
 
-func (t *pinTable) set(p eboot.Pin) {
+// begin enters the pin of a boot that begins here, and returns it as entered: later
+// than the one it replaces, though that may have come from a server whose clock is ahead.
+func (t *pinTable) begin(p eboot.Pin) (eboot.Pin, error) {
+	p = canonical(p)
 	t.mu.Lock()
 	defer t.mu.Unlock()
+	if e, known := t.byKey[pinKey{p.Slave, p.ERTS}]; known {
+		if old := e.Value.(eboot.Pin); !p.At.After(old.At) {
+			p.At = old.At.Add(1)
+		}
+	}
+	if err := checkPin(p); err != nil {
+		return eboot.Pin{}, err
+	}
 	t.put(p)
 	t.version++
+	return p, nil
+}
+
+// merge enters a pin of another server when it supersedes what is known, and reports
+// whether it did. When the table is full it takes the place of an older one only, so
+// that two servers with full tables do not swap them for ever.
+func (t *pinTable) merge(p eboot.Pin) bool {
+	p = canonical(p)
+	if checkPin(p) != nil {
+		return false
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	e, known := t.byKey[pinKey{p.Slave, p.ERTS}]
+	switch {
+	case known && !supersedes(p, e.Value.(eboot.Pin)):
+		return false
+	case !known && t.order.Len() >= t.limit && !p.At.After(t.order.Back().Value.(eboot.Pin).At):
+		return false
+	}
+	t.put(p)
+	t.version++
+	return true
+}
+
+// canonical returns p as every server has it. Its time has no monotonic reading: that
+// would compare in another way here than where p is sent to.
+func canonical(p eboot.Pin) eboot.Pin {
+	p.Slave = p.Slave.Unmap()
+	p.At = p.At.Round(0).UTC()
+	return p
+}
+
+// supersedes reports whether p, of the same slave, stands when both are known: the
+// later one, and of two at the same time, the one with the greater digest.
+func supersedes(p, old eboot.Pin) bool {
+	return cmp.Or(p.At.Compare(old.At), bytes.Compare(p.Manifest[:], old.Manifest[:])) > 0
 }
 
 func (t *pinTable) put(p eboot.Pin) {
@@ -87,7 +136,8 @@ func (t *pinTable) changedSince(version uint64) bool {
 }
 
 // Pin returns the bundle that the latest boot of slave with ERTS version erts
-// began with; false when it is not known.
+// began with, on this server or on one whose pins were merged; false when it is not
+// known.
 func (f *Fleet) Pin(slave netip.Addr, erts string) (eboot.Pin, bool) {
 	return f.pins.get(pinKey{slave.Unmap(), erts})
 }
@@ -99,4 +149,21 @@ func (f *Fleet) Pins() []eboot.Pin {
 		return cmp.Or(a.Slave.Compare(b.Slave), cmp.Compare(a.ERTS, b.ERTS))
 	})
 	return pins
+}
+
+// MergePins takes in the pins that another server knows, and returns how many of
+// them changed what this one knows: those of unknown slaves, and those later than its
+// own; of two at the same time the one with the greater digest stands, so that all
+// servers come to the same. They are kept, on disk too, as those of boots here.
+// Pins that are none, and those there is no room for, are left out.
+func (f *Fleet) MergePins(pins []eboot.Pin) (changed int) {
+	for _, p := range pins {
+		if f.pins.merge(p) {
+			changed++
+		}
+	}
+	if changed > 0 {
+		f.wakeRun()
+	}
+	return changed
 }

@@ -23,7 +23,7 @@ type transition struct {
 
 // perform builds the state that follows s when entry index is command c, and
 // the answer to it. A refused command changes nothing but the answers.
-func (s *State) perform(index uint64, c command, print fingerprint) (*State, *Result) {
+func (s *State) perform(index uint64, c Command, print fingerprint) (*State, *Result) {
 	next := s.successor(index)
 	h := c.header()
 	result := &Result{Index: index}
@@ -44,7 +44,7 @@ func (s *State) perform(index uint64, c command, print fingerprint) (*State, *Re
 	return next, result
 }
 
-func (s *State) build(index uint64, c command, h Header) (*transition, error) {
+func (s *State) build(index uint64, c Command, h Header) (*transition, error) {
 	if err := h.check(); err != nil {
 		return nil, err
 	}
@@ -132,7 +132,7 @@ func (c DenySlaves) apply(t *transition) error {
 func (c AddBundle) apply(t *transition) error {
 	b := c.Bundle
 	b.PublishedAt = t.at
-	b.Holders = sortedHolders(b.Holders)
+	b.Holders = slices.DeleteFunc(sortedHolders(b.Holders), t.next.Removed)
 	i, known := t.next.findBundle(b.Ref(), b.ERTS)
 	switch {
 	case !known && len(t.next.bundles) == MaxBundles:

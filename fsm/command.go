@@ -55,10 +55,15 @@ func (h Header) check() error {
 	return nil
 }
 
-// command is one change. check asks what needs no state, and is asked by Encode
-// and again by Apply; apply builds the change into a successor and may leave it half
-// built when it fails.
-type command interface {
+// Command is one change of the state: one of the types of this package that have a
+// Header.
+//
+// check asks what needs no state, and is asked by Encode and again by Apply; apply
+// builds the change into a successor and may leave it half built when it fails.
+type Command interface {
+	// Encode returns the log entry; ErrInvalid, or ErrTooLarge above MaxCommandSize.
+	Encode() ([]byte, error)
+
 	header() Header
 	kind() kind
 	check() error
@@ -137,8 +142,8 @@ func (c DenySlaves) check() error {
 // AddBundle enters a bundle into the index and, when Channel is not empty, points
 // that channel to it in the same step. Its PublishedAt is the header's time, whatever
 // Bundle says. A bundle that is there already with the same manifest stays as it was
-// first published, and Holders are added to it. ErrConflict: it is there with another
-// manifest, boot script or sys.config.
+// first published, and Holders are added to it, but for servers that were removed.
+// ErrConflict: it is there with another manifest, boot script or sys.config.
 type AddBundle struct {
 	Header  `json:"-"`
 	Bundle  eboot.Bundle `json:"bundle"`

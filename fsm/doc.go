@@ -1,5 +1,6 @@
 // Package fsm is the replicated state of a cluster: the whitelist, the bundle
-// index, the channels, the cluster's identity and the answers to recent requests.
+// index with who holds what, the channels, the cluster's identity and version, which
+// servers are drained and which were removed, and the answers to recent requests.
 //
 // State is one version of it, immutable: every read is without a lock, and a
 // snapshot is the pointer. Machine holds the newest State behind an atomic pointer
@@ -20,6 +21,12 @@
 // accepts and which error code it answers is part of the replicated state. A looser
 // or a stricter rule is a new version, proposed only once every server knows it. The
 // texts of errors may be reworded: Digest leaves them out.
+//
+// What every server knows is a number in the state, the cluster version. Each
+// program knows versions up to Version, each command needs one (MinimumVersion), and
+// the leader raises State.Version (RaiseVersion) when all servers, those without a
+// vote too, run programs that know it. It is never lowered. A proposer compares the
+// two first: an entry that some server cannot read would halt that server.
 //
 // The package starts no goroutine. Machine.Apply and Machine.Restore are called by
 // one goroutine at a time; everything else may be called by many.

@@ -23,25 +23,44 @@ const (
 	kindAddBundle    kind = 4
 	kindRemoveBundle kind = 5
 	kindSetChannel   kind = 6
+	kindHoldBundle   kind = 7
+	kindSetDrained   kind = 8
+	kindRemoveServer kind = 9
+	kindRaiseVersion kind = 10
 )
 
-func (k kind) String() string {
-	switch k {
-	case kindInit:
-		return "init"
-	case kindAllowSlaves:
-		return "allow slaves"
-	case kindDenySlaves:
-		return "deny slaves"
-	case kindAddBundle:
-		return "add bundle"
-	case kindRemoveBundle:
-		return "remove bundle"
-	case kindSetChannel:
-		return "set channel"
-	}
-	return fmt.Sprintf("type %d", byte(k))
+// kinds is what there is to know of each type.
+var kinds = [...]struct {
+	name string
+	// minimum is the cluster version from which on a command of this type may be
+	// proposed: the first that every program knows which knows the type.
+	minimum int
+	read    func(Header, []byte) (Command, error) // nil: there is no such type
+}{
+	kindInit:         {"init", firstVersion, read[Init]},
+	kindAllowSlaves:  {"allow slaves", firstVersion, read[AllowSlaves]},
+	kindDenySlaves:   {"deny slaves", firstVersion, read[DenySlaves]},
+	kindAddBundle:    {"add bundle", firstVersion, read[AddBundle]},
+	kindRemoveBundle: {"remove bundle", firstVersion, read[RemoveBundle]},
+	kindSetChannel:   {"set channel", firstVersion, read[SetChannel]},
+	kindHoldBundle:   {"hold bundle", firstVersion, read[HoldBundle]},
+	kindSetDrained:   {"set drained", firstVersion, read[SetDrained]},
+	kindRemoveServer: {"remove server", firstVersion, read[RemoveServer]},
+	kindRaiseVersion: {"raise version", firstVersion, read[RaiseVersion]},
 }
+
+func (k kind) known() bool { return int(k) < len(kinds) && kinds[k].read != nil }
+
+func (k kind) String() string {
+	if !k.known() {
+		return fmt.Sprintf("type %d", byte(k))
+	}
+	return kinds[k].name
+}
+
+// MinimumVersion returns the cluster version that a command needs. Proposed to a
+// cluster whose State.Version is lower, it would halt the servers that do not know it.
+func MinimumVersion(c Command) int { return kinds[c.kind()].minimum }
 
 // commandVersion is the version byte that this server writes and reads, of every type.
 const commandVersion = 1
@@ -90,7 +109,25 @@ func (c RemoveBundle) Encode() ([]byte, error) { return encode(c) }
 // Encode returns the log entry; ErrInvalid, or ErrTooLarge above MaxCommandSize.
 func (c SetChannel) Encode() ([]byte, error) { return encode(c) }
 
-func encode(c command) ([]byte, error) {
+// Encode returns the log entry; ErrInvalid, or ErrTooLarge above MaxCommandSize.
+func (c HoldBundle) Encode() ([]byte, error) { return encode(c) }
+
+// Encode returns the log entry; ErrInvalid, or ErrTooLarge above MaxCommandSize.
+func (c SetDrained) Encode() ([]byte, error) { return encode(c) }
+
+// Encode returns the log entry; ErrInvalid, or ErrTooLarge above MaxCommandSize.
+func (c RemoveServer) Encode() ([]byte, error) { return encode(c) }
+
+// Encode returns the log entry; ErrInvalid, also for a version above Version: a
+// program cannot know what such a version needs, and it is never lowered again.
+func (c RaiseVersion) Encode() ([]byte, error) {
+	if c.Version > Version {
+		return nil, fmt.Errorf("cluster version %d: this program knows %d at most: %w", c.Version, Version, eboot.ErrInvalid)
+	}
+	return encode(c)
+}
+
+func encode(c Command) ([]byte, error) {
 	h := c.header()
 	if err := h.check(); err != nil {
 		return nil, err
@@ -124,15 +161,15 @@ func fingerprintOf(k kind, change []byte) fingerprint {
 }
 
 // decode reads a log entry. Its error is a *HaltError without the index.
-func decode(entry []byte) (command, fingerprint, *HaltError) {
+func decode(entry []byte) (Command, fingerprint, *HaltError) {
 	if len(entry) < 2 {
 		return nil, fingerprint{}, &HaltError{Reason: "is shorter than its envelope"}
 	}
 	k, version := kind(entry[0]), entry[1]
-	halt := func(reason string) (command, fingerprint, *HaltError) {
+	halt := func(reason string) (Command, fingerprint, *HaltError) {
 		return nil, fingerprint{}, &HaltError{Type: byte(k), Version: version, Reason: reason}
 	}
-	if k < kindInit || k > kindSetChannel {
+	if !k.known() {
 		return halt("its type is unknown")
 	}
 	if version != commandVersion {
@@ -142,7 +179,7 @@ func decode(entry []byte) (command, fingerprint, *HaltError) {
 	if err := unmarshal(entry[2:], &b); err != nil {
 		return halt("its body cannot be read: " + err.Error())
 	}
-	c, err := readChange(k, Header{RequestID: b.RequestID, At: b.At, ExpectGeneration: b.ExpectGeneration}, b.Change)
+	c, err := kinds[k].read(Header{RequestID: b.RequestID, At: b.At, ExpectGeneration: b.ExpectGeneration}, b.Change)
 	if err != nil {
 		return halt("its change cannot be read: " + err.Error())
 	}
@@ -150,32 +187,14 @@ func decode(entry []byte) (command, fingerprint, *HaltError) {
 }
 
 // read decodes the JSON of one change into its type.
-func read[C command, P interface {
+func read[C Command, P interface {
 	*C
 	set(Header)
-}](h Header, change []byte) (command, error) {
+}](h Header, change []byte) (Command, error) {
 	var c C
 	P(&c).set(h)
 	err := unmarshal(change, &c)
 	return c, err
-}
-
-func readChange(k kind, h Header, change []byte) (command, error) {
-	switch k {
-	case kindInit:
-		return read[Init](h, change)
-	case kindAllowSlaves:
-		return read[AllowSlaves](h, change)
-	case kindDenySlaves:
-		return read[DenySlaves](h, change)
-	case kindAddBundle:
-		return read[AddBundle](h, change)
-	case kindRemoveBundle:
-		return read[RemoveBundle](h, change)
-	case kindSetChannel:
-		return read[SetChannel](h, change)
-	}
-	return nil, errors.New("type is unknown")
 }
 
 // unmarshal reads exactly one JSON value and refuses unknown fields: a field that

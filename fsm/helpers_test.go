@@ -14,10 +14,7 @@ import (
 
 var update = flag.Bool("update", false, "write the golden files anew")
 
-// encoder is what all commands share for callers.
-type encoder interface{ Encode() ([]byte, error) }
-
-func mustEncode(t testing.TB, c encoder) []byte {
+func mustEncode(t testing.TB, c Command) []byte {
 	t.Helper()
 	entry, err := c.Encode()
 	if err != nil {
@@ -42,7 +39,7 @@ func (l *log) header() Header {
 	return Header{RequestID: fmt.Sprintf("request-%d", l.serial), At: 1_700_000_000_000 + int64(l.serial)*1000}
 }
 
-func (l *log) apply(c encoder) *Result {
+func (l *log) apply(c Command) *Result {
 	l.t.Helper()
 	return l.applyEntry(mustEncode(l.t, c))
 }
@@ -54,7 +51,7 @@ func (l *log) applyEntry(entry []byte) *Result {
 	return l.machine.Apply(l.index, entry).(*Result)
 }
 
-func (l *log) must(c encoder) *Result {
+func (l *log) must(c Command) *Result {
 	l.t.Helper()
 	r := l.apply(c)
 	if r.Err != nil {
@@ -124,10 +121,14 @@ func golden(t *testing.T, name string, got []byte) {
 	}
 }
 
+// snapshotsAfter names the golden snapshot that is taken after an example: the
+// first has nothing of servers, as states before several servers were.
+var snapshotsAfter = map[string]string{"remove_bundle": "state.snapshot", "raise_version": "servers.snapshot"}
+
 // example is one of each command.
 func example() []struct {
 	name    string
-	command encoder
+	command Command
 } {
 	h := func(n int) Header {
 		return Header{RequestID: fmt.Sprintf("00000000-0000-4000-8000-%012d", n), At: 1_700_000_000_000 + int64(n)}
@@ -137,7 +138,7 @@ func example() []struct {
 	expect.ExpectGeneration = &generation
 	return []struct {
 		name    string
-		command encoder
+		command Command
 	}{
 		{"init", Init{Header: h(1), ClusterID: "6f2c9c0e-3d0e-4f4b-9a53-0d5f3f1f9c11", Name: "prod"}},
 		{"allow_slaves", AllowSlaves{Header: h(2), Entries: []eboot.WhitelistEntry{
@@ -148,5 +149,16 @@ func example() []struct {
 		{"add_bundle_only", AddBundle{Header: h(5), Bundle: bundleOf("otp", "26.0", "13.1.5", "two")}},
 		{"set_channel", SetChannel{Header: h(6), Channel: "stable", Ref: refOf("otp@26.0"), ERTS: "13.1.5"}},
 		{"remove_bundle", RemoveBundle{Header: h(7), Ref: refOf("otp@25.3")}},
+		{"hold_bundle", HoldBundle{Header: h(8), Server: "server-b", Manifests: []eboot.Digest{eboot.DigestOf([]byte("two")), eboot.DigestOf([]byte("gone"))}}},
+		{"drain_server", SetDrained{Header: h(9), Server: "server-a", Drained: true}},
+		{"drain_other_server", SetDrained{Header: h(10), Server: "server-b", Drained: true}},
+		{"undrain_server", SetDrained{Header: h(11), Server: "server-a"}},
+		{"remove_server", RemoveServer{Header: h(12), Server: "server-a"}},
+		{"raise_version", later{RaiseVersion{Header: h(13), Version: 2}}},
 	}
 }
+
+// later is a RaiseVersion as a later program encodes it.
+type later struct{ RaiseVersion }
+
+func (c later) Encode() ([]byte, error) { return encode(c.RaiseVersion) }

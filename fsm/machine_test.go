@@ -25,9 +25,30 @@ func TestGolden(t *testing.T) {
 		if r := l.applyEntry(entry); r.Err != nil || !r.Changed {
 			t.Fatalf("%s: %+v", c.name, r)
 		}
+		if name, ok := snapshotsAfter[c.name]; ok {
+			golden(t, name, snapshotOf(t, l.machine.State()))
+			if again := reread(t, l.machine.State()); again.Digest() != l.machine.State().Digest() {
+				t.Errorf("%s has another digest when it was read", name)
+			}
+		}
 	}
-	golden(t, "state.snapshot", snapshotOf(t, l.machine.State()))
-	reread(t, l.machine.State())
+}
+
+// Every type has an example, and may be proposed in a cluster that all programs know.
+func TestKinds(t *testing.T) {
+	seen := map[kind]bool{}
+	for _, c := range example() {
+		k := c.command.kind()
+		seen[k] = true
+		if v := MinimumVersion(c.command); v < firstVersion || v > Version {
+			t.Errorf("%s needs cluster version %d, this program knows %d", k, v, Version)
+		}
+	}
+	for k := range 256 {
+		if k := kind(k); k.known() != seen[k] || k.known() == strings.HasPrefix(k.String(), "type ") {
+			t.Errorf("%s: known %v, has an example %v", k, k.known(), seen[k])
+		}
+	}
 }
 
 func TestInitCountsOnce(t *testing.T) {
@@ -308,8 +329,11 @@ func TestEncodeRefuses(t *testing.T) {
 	if _, err := big.Encode(); err != nil {
 		t.Errorf("5000 entries: %v", err)
 	}
-	for _, c := range []encoder{
+	for _, c := range []Command{
 		Init{Header: ok}, AllowSlaves{Header: ok}, DenySlaves{Header: ok}, AddBundle{Header: ok}, RemoveBundle{Header: ok}, SetChannel{Header: ok},
+		HoldBundle{Header: ok}, HoldBundle{Header: ok, Server: "a"}, HoldBundle{Header: ok, Server: "a", Manifests: make([]eboot.Digest, 1)},
+		SetDrained{Header: ok}, SetDrained{Header: ok, Server: "no name", Drained: true}, RemoveServer{Header: ok}, RaiseVersion{Header: ok},
+		RaiseVersion{Header: ok, Version: Version + 1},
 		Init{ClusterID: "x"}, Init{Header: Header{RequestID: "a b"}, ClusterID: "x"}, Init{Header: Header{RequestID: "a", At: -1}, ClusterID: "x"},
 	} {
 		if _, err := c.Encode(); !errors.Is(err, eboot.ErrInvalid) {

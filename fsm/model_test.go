@@ -22,10 +22,17 @@ type model struct {
 	whitelist  map[netip.Prefix]eboot.WhitelistEntry
 	bundles    map[[3]string]eboot.Bundle
 	channels   map[[2]string]eboot.Ref // by name and ERTS version
+	holders    map[[3]string]map[string]bool
+	drained    map[string]bool
+	removed    map[string]bool
+	version    int
 }
 
 func newModel() *model {
-	return &model{whitelist: map[netip.Prefix]eboot.WhitelistEntry{}, bundles: map[[3]string]eboot.Bundle{}, channels: map[[2]string]eboot.Ref{}}
+	return &model{
+		whitelist: map[netip.Prefix]eboot.WhitelistEntry{}, bundles: map[[3]string]eboot.Bundle{}, channels: map[[2]string]eboot.Ref{},
+		holders: map[[3]string]map[string]bool{}, drained: map[string]bool{}, removed: map[string]bool{}, version: 1,
+	}
 }
 
 func (m *model) lookup(a netip.Addr) (eboot.WhitelistEntry, bool) {
@@ -55,8 +62,16 @@ func (m *model) move(channel, erts string, ref eboot.Ref) bool {
 	return moved
 }
 
+func (m *model) hold(key [3]string, server string) bool {
+	if m.removed[server] || m.holders[key][server] {
+		return false
+	}
+	m.holders[key][server] = true
+	return true
+}
+
 // apply returns what the machine must answer: changed, and the sentinel of the error.
-func (m *model) apply(c command) (bool, error) {
+func (m *model) apply(c Command) (bool, error) {
 	if want := c.header().ExpectGeneration; want != nil && *want != m.generation {
 		return false, eboot.ErrConflict
 	}
@@ -67,8 +82,15 @@ func (m *model) apply(c command) (bool, error) {
 	return changed || boots, err
 }
 
-func (m *model) change(c command) (changed, boots bool, err error) {
-	switch c := c.(type) {
+func unwrapped(c Command) Command {
+	if l, ok := c.(later); ok {
+		return l.RaiseVersion
+	}
+	return c
+}
+
+func (m *model) change(c Command) (changed, boots bool, err error) {
+	switch c := unwrapped(c).(type) {
 	case Init:
 		if m.cluster == "" {
 			m.cluster, changed = c.ClusterID, true
@@ -103,7 +125,10 @@ func (m *model) change(c command) (changed, boots bool, err error) {
 			return false, false, eboot.ErrConflict
 		}
 		if !ok {
-			m.bundles[key], changed = c.Bundle, true
+			m.bundles[key], m.holders[key], changed = c.Bundle, map[string]bool{}, true
+		}
+		for _, server := range c.Bundle.Holders {
+			changed = m.hold(key, server) || changed
 		}
 		if c.Channel != "" {
 			boots = m.move(c.Channel, c.Bundle.ERTS, c.Bundle.Ref())
@@ -119,7 +144,9 @@ func (m *model) change(c command) (changed, boots bool, err error) {
 			}
 		}
 		for _, erts := range found {
-			delete(m.bundles, [3]string{c.Ref.Name, c.Ref.Version, erts})
+			key := [3]string{c.Ref.Name, c.Ref.Version, erts}
+			delete(m.bundles, key)
+			delete(m.holders, key)
 		}
 		changed = true
 	case SetChannel:
@@ -130,9 +157,36 @@ func (m *model) change(c command) (changed, boots bool, err error) {
 		for _, erts := range found {
 			boots = m.move(c.Channel, erts, c.Ref) || boots
 		}
+	case HoldBundle:
+		if m.removed[c.Server] {
+			return false, false, eboot.ErrConflict
+		}
+		for key, b := range m.bundles {
+			if slices.Contains(c.Manifests, b.Manifest) {
+				changed = m.hold(key, c.Server) || changed
+			}
+		}
+	case SetDrained:
+		if m.removed[c.Server] {
+			return false, false, eboot.ErrConflict
+		}
+		changed = m.drained[c.Server] != c.Drained
+		m.drained[c.Server] = c.Drained
+	case RemoveServer:
+		changed = !m.removed[c.Server]
+		m.removed[c.Server] = true
+		delete(m.drained, c.Server)
+		for _, holders := range m.holders {
+			delete(holders, c.Server)
+		}
+	case RaiseVersion:
+		changed = c.Version > m.version
+		m.version = max(m.version, c.Version)
 	}
 	return changed, boots, nil
 }
+
+var servers = []string{"server-a", "server-b", "server-c", "server-d"}
 
 var (
 	drawPrefix = rapid.Custom(func(t *rapid.T) netip.Prefix {
@@ -151,10 +205,15 @@ var (
 	drawERTS    = rapid.SampledFrom([]string{"13.1", "14.0"})
 	drawAnyERTS = rapid.SampledFrom([]string{"", "13.1", "14.0"})
 	drawChannel = rapid.SampledFrom([]string{"stable", "canary"})
+	drawServer  = rapid.SampledFrom(servers)
+	drawContent = rapid.SampledFrom([]string{"one", "two"})
 )
 
-func drawCommand(t *rapid.T, h Header) command {
-	switch rapid.SampledFrom([]kind{kindInit, kindAllowSlaves, kindAllowSlaves, kindDenySlaves, kindAddBundle, kindAddBundle, kindRemoveBundle, kindSetChannel}).Draw(t, "kind") {
+func drawCommand(t *rapid.T, h Header) Command {
+	switch rapid.SampledFrom([]kind{
+		kindInit, kindAllowSlaves, kindAllowSlaves, kindDenySlaves, kindAddBundle, kindAddBundle, kindRemoveBundle, kindSetChannel,
+		kindHoldBundle, kindHoldBundle, kindSetDrained, kindRemoveServer, kindRaiseVersion,
+	}).Draw(t, "kind") {
 	case kindInit:
 		return Init{Header: h, ClusterID: rapid.SampledFrom([]string{"x", "y"}).Draw(t, "cluster")}
 	case kindAllowSlaves:
@@ -163,10 +222,23 @@ func drawCommand(t *rapid.T, h Header) command {
 		return DenySlaves{Header: h, Prefixes: rapid.SliceOfN(drawPrefix, 1, 3).Draw(t, "prefixes")}
 	case kindAddBundle:
 		ref := drawRef.Draw(t, "ref")
-		return AddBundle{Header: h, Bundle: bundleOf(ref.Name, ref.Version, drawERTS.Draw(t, "erts"), rapid.SampledFrom([]string{"one", "two"}).Draw(t, "content")),
-			Channel: rapid.SampledFrom([]string{"", "stable", "canary"}).Draw(t, "channel")}
+		b := bundleOf(ref.Name, ref.Version, drawERTS.Draw(t, "erts"), drawContent.Draw(t, "content"))
+		b.Holders = rapid.SliceOfN(drawServer, 0, 3).Draw(t, "holders")
+		return AddBundle{Header: h, Bundle: b, Channel: rapid.SampledFrom([]string{"", "stable", "canary"}).Draw(t, "channel")}
 	case kindRemoveBundle:
 		return RemoveBundle{Header: h, Ref: drawRef.Draw(t, "ref"), ERTS: drawAnyERTS.Draw(t, "erts")}
+	case kindHoldBundle:
+		hold := HoldBundle{Header: h, Server: drawServer.Draw(t, "server")}
+		for _, content := range rapid.SliceOfN(drawContent, 1, 3).Draw(t, "contents") {
+			hold.Manifests = append(hold.Manifests, eboot.DigestOf([]byte(content)))
+		}
+		return hold
+	case kindSetDrained:
+		return SetDrained{Header: h, Server: drawServer.Draw(t, "server"), Drained: rapid.Bool().Draw(t, "drained")}
+	case kindRemoveServer:
+		return RemoveServer{Header: h, Server: drawServer.Draw(t, "server")}
+	case kindRaiseVersion:
+		return later{RaiseVersion{Header: h, Version: rapid.IntRange(1, 4).Draw(t, "version")}}
 	}
 	return SetChannel{Header: h, Channel: drawChannel.Draw(t, "channel"), Ref: drawRef.Draw(t, "ref"), ERTS: drawAnyERTS.Draw(t, "erts")}
 }
@@ -184,7 +256,7 @@ func TestModel(t *testing.T) {
 				h.ExpectGeneration = &g
 			}
 			c := drawCommand(t, h)
-			entry, err := c.(encoder).Encode()
+			entry, err := c.Encode()
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -244,6 +316,24 @@ func compare(t *rapid.T, s *State, m *model) {
 				t.Fatalf("lookup %s: %v %v, model %v %v", a, got, ok, want, covered)
 			}
 		}
+	}
+	for key, holders := range m.holders {
+		b, ok := s.Bundle(eboot.Ref{Name: key[0], Version: key[1]}, key[2])
+		if want := slices.Sorted(maps.Keys(holders)); !ok || !slices.Equal(b.Holders, want) {
+			t.Fatalf("bundle %v is held by %v, model %v", key, b.Holders, want)
+		}
+	}
+	var drained []string
+	for _, server := range servers {
+		if s.Drained(server) != m.drained[server] || s.Removed(server) != m.removed[server] {
+			t.Fatalf("%s: drained %v, removed %v; model %v, %v", server, s.Drained(server), s.Removed(server), m.drained[server], m.removed[server])
+		}
+		if m.drained[server] {
+			drained = append(drained, server)
+		}
+	}
+	if !slices.Equal(s.DrainedServers(), drained) || s.Version() != m.version {
+		t.Fatalf("drained %v, version %d; model %v, %d", s.DrainedServers(), s.Version(), drained, m.version)
 	}
 	pointers := 0
 	for _, c := range s.Channels() {

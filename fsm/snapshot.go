@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 
 	"eboot"
 )
@@ -43,6 +44,9 @@ type document struct {
 	Bundles    []eboot.Bundle  `json:"bundles,omitempty"`
 	Channels   []eboot.Channel `json:"channels,omitempty"`
 	Answers    []*answer       `json:"answers,omitempty"`
+	Version    int             `json:"version,omitempty"` // absent: never raised
+	Drained    []string        `json:"drained,omitempty"`
+	Removed    []string        `json:"removed,omitempty"`
 }
 
 // Digest identifies the content of the state: equal on all servers that have
@@ -94,7 +98,10 @@ func (s *State) header(length int) []byte {
 }
 
 func (s *State) encodeBody(answers []*answer) ([]byte, error) {
-	text, err := json.Marshal(document{Generation: s.generation, Name: s.name, Bundles: s.bundles, Channels: s.channels, Answers: answers})
+	text, err := json.Marshal(document{
+		Generation: s.generation, Name: s.name, Bundles: s.bundles, Channels: s.channels, Answers: answers,
+		Version: s.version, Drained: s.drained, Removed: s.removed,
+	})
 	if err != nil {
 		return nil, err
 	}
@@ -165,7 +172,10 @@ func cutOff(err error) error {
 
 // ForRestore returns s as it may replace the state of a cluster that is at
 // current, through Raft's restore of a snapshot. Whitelist, bundles and channels are
-// those of s. The cluster stays itself: its identity, and the answers it has given.
+// those of s. The cluster stays itself: its identity, its version, what is known of
+// its servers, and the answers it has given. One that has no identity yet takes that
+// of s, and with it the servers that were removed. The bundles have no holders: who
+// holds what today s cannot know, and each server says it anew (HoldBundle).
 // The index is the one after current's, so that every change that follows has a
 // greater one, and the generation is greater than both, so that no generation ever
 // means two things. Nothing may be applied between reading current and the restore:
@@ -175,8 +185,13 @@ func (s *State) ForRestore(current *State) *State {
 	next.index = current.index + 1
 	next.generation = max(s.generation, current.generation) + 1
 	next.answers = current.answers
+	next.version, next.drained = current.version, current.drained
+	next.bundles = slices.Clone(s.bundles)
+	for i := range next.bundles {
+		next.bundles[i].Holders = []string{}
+	}
 	if current.cluster != "" {
-		next.cluster, next.name = current.cluster, current.name
+		next.cluster, next.name, next.removed = current.cluster, current.name, current.removed
 	}
 	return newState(next)
 }

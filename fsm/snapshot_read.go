@@ -48,6 +48,7 @@ func readBody(s *State, text []byte) error {
 		return fmt.Errorf("document: %w: %w", err, eboot.ErrInvalid)
 	}
 	s.generation, s.name, s.bundles, s.channels, s.answers = d.Generation, d.Name, d.Bundles, d.Channels, d.Answers
+	s.version, s.drained, s.removed = d.Version, d.Drained, d.Removed
 	for i := 1; i < len(s.bundles); i++ {
 		if compareBundles(s.bundles[i-1], s.bundles[i]) >= 0 {
 			return fmt.Errorf("bundles are not in order: %w", eboot.ErrInvalid)
@@ -60,6 +61,11 @@ func readBody(s *State, text []byte) error {
 	}
 	if len(s.answers) > rememberedRequests || slices.Contains(s.answers, nil) {
 		return fmt.Errorf("bad answers to requests: %w", eboot.ErrInvalid)
+	}
+	for i := 1; i < len(s.drained); i++ {
+		if s.drained[i-1] >= s.drained[i] {
+			return fmt.Errorf("drained servers are not in order: %w", eboot.ErrInvalid)
+		}
 	}
 	s.whitelist = b.whitelist()
 	if b.bad || len(b.rest) > 0 {

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"io"
+	"slices"
 	"testing"
 	"testing/iotest"
 
@@ -94,6 +95,10 @@ func TestForRestore(t *testing.T) {
 	for _, p := range []string{"10.0.0.0/8", "11.0.0.0/8"} {
 		old.must(AllowSlaves{Header: old.header(), Entries: []eboot.WhitelistEntry{entryOf(p, "stable", nil)}})
 	}
+	old.must(AddBundle{Header: old.header(), Bundle: bundleOf("otp", "1", "13.1", "one")})
+	old.must(SetDrained{Header: old.header(), Server: "old-server", Drained: true})
+	old.must(RemoveServer{Header: old.header(), Server: "old-removed"})
+	old.must(later{RaiseVersion{Header: old.header(), Version: 9}})
 	backup := reread(t, old.machine.State())
 
 	now := newLog(t)
@@ -101,6 +106,8 @@ func TestForRestore(t *testing.T) {
 	for i := range 5 {
 		now.must(AllowSlaves{Header: now.header(), Entries: []eboot.WhitelistEntry{entryOf("12.0.0.0/8", []string{"stable", "canary"}[i%2], nil)}})
 	}
+	now.must(SetDrained{Header: now.header(), Server: "server-b", Drained: true})
+	now.must(RemoveServer{Header: now.header(), Server: "server-a"})
 	current := now.machine.State()
 	if err := now.machine.Restore(bytes.NewReader(snapshotOf(t, backup.ForRestore(current)))); err != nil {
 		t.Fatal(err)
@@ -109,12 +116,22 @@ func TestForRestore(t *testing.T) {
 	if s.Generation() != current.Generation()+1 || s.Index() != current.Index()+1 || s.Cluster() != "new" || s.WhitelistSize() != 2 {
 		t.Fatalf("generation %d index %d cluster %s entries %d", s.Generation(), s.Index(), s.Cluster(), s.WhitelistSize())
 	}
+	if s.Version() != 1 || !slices.Equal(s.DrainedServers(), []string{"server-b"}) || !s.Removed("server-a") || s.Removed("old-removed") {
+		t.Fatalf("version %d, drained %v, removed %v", s.Version(), s.drained, s.removed)
+	}
+	if b, ok := s.Bundle(refOf("otp@1"), "13.1"); !ok || len(b.Holders) > 0 {
+		t.Fatalf("bundle %+v: a backup knows of no holders", b)
+	}
+	if b, _ := backup.Bundle(refOf("otp@1"), "13.1"); len(b.Holders) != 1 {
+		t.Fatal("the backup changed")
+	}
 	if r := now.applyEntry(now.entries[1]); !r.Replayed {
 		t.Fatalf("an answer of this cluster was forgotten: %+v", r)
 	}
 
 	empty := New(nil)
-	if s := old.machine.State().ForRestore(empty.State()); s.Cluster() != "old" || s.Generation() != 3 || s.Index() != 1 {
+	if s := old.machine.State().ForRestore(empty.State()); s.Cluster() != "old" || s.Generation() != 3 || s.Index() != 1 ||
+		!s.Removed("old-removed") || s.Drained("old-server") || s.Version() != 1 {
 		t.Fatalf("into an empty cluster: generation %d index %d cluster %s", s.Generation(), s.Index(), s.Cluster())
 	}
 }

@@ -84,6 +84,16 @@ func checkPure(t *testing.T, fset *token.FileSet, info *types.Info, f *ast.File)
 			}
 		case *ast.GoStmt, *ast.SelectStmt:
 			t.Errorf("%s: a goroutine or select: its order differs on every server", fset.Position(n.Pos()))
+		case *ast.AssignStmt:
+			for _, target := range n.Lhs {
+				checkAssigned(t, fset, info, target)
+			}
+		case *ast.IncDecStmt:
+			checkAssigned(t, fset, info, n.X)
+		case *ast.BasicLit:
+			if n.Kind == token.FLOAT || n.Kind == token.IMAG {
+				t.Errorf("%s: a fraction: processors round differently", fset.Position(n.Pos()))
+			}
 		case *ast.CallExpr:
 			if isPackageFunction(info, n.Fun, "slices", "Sorted") {
 				for _, argument := range n.Args {
@@ -100,6 +110,29 @@ func checkPure(t *testing.T, fset *token.FileSet, info *types.Info, f *ast.File)
 		}
 		return true
 	})
+}
+
+// checkAssigned refuses an assignment to a variable of the package, or into one: the
+// state is in State alone.
+func checkAssigned(t *testing.T, fset *token.FileSet, info *types.Info, target ast.Expr) {
+	for {
+		switch e := target.(type) {
+		case *ast.IndexExpr:
+			target = e.X
+			continue
+		case *ast.SelectorExpr:
+			target = e.X
+			continue
+		case *ast.StarExpr:
+			target = e.X
+			continue
+		case *ast.Ident:
+			if v, ok := info.Uses[e].(*types.Var); ok && v.Parent() == v.Pkg().Scope() {
+				t.Errorf("%s: changes the package's variable %s: what a log leads to would depend on what this process did before", fset.Position(e.Pos()), e.Name)
+			}
+		}
+		return
+	}
 }
 
 func isPackageFunction(info *types.Info, e ast.Expr, path, name string) bool {

@@ -27,6 +27,10 @@ type State struct {
 	channels  []eboot.Channel                    // by name
 	answers   []*answer                          // oldest first, at most rememberedRequests
 
+	version int      // of the cluster; 0: never raised
+	drained []string // ids of servers, sorted
+	removed []string // ids of servers, oldest first, at most maxRemoved
+
 	digest func() eboot.Digest // computed once
 }
 
