@@ -55,6 +55,25 @@ func (s *Store) Content(d eboot.Digest, size int64) (Content, error) {
 	return Content{Data: data, Size: size}, nil
 }
 
+// Blob returns the verified content of a blob whose size the caller does not know,
+// past the cache, which is for slaves: it is how servers copy blobs from each
+// other. Errors are those of Content.
+func (s *Store) Blob(d eboot.Digest) (Content, error) {
+	size, ok := s.size(d)
+	if !ok {
+		return Content{}, s.absent(d)
+	}
+	if size <= s.opts.CacheFileMax {
+		data, err := s.readVerified(d, size)
+		return Content{Data: data, Size: size}, err
+	}
+	f, err := s.openVerified(d, size)
+	if err != nil {
+		return Content{}, err
+	}
+	return Content{File: f, Size: size}, nil
+}
+
 // Read returns the whole content of the blob, verified and past the cache. It is
 // for manifests: more than eboot.MaxManifestSize bytes are eboot.ErrTooLarge. Other
 // errors are those of Content.

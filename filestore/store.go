@@ -195,6 +195,12 @@ func (s *Store) free() (int64, error) {
 	return int64(fs.Bavail) * fs.Bsize, nil
 }
 
+// Room returns the bytes that Put may still write before it refuses, 0 or more.
+func (s *Store) Room() (int64, error) {
+	free, err := s.free()
+	return max(0, free-max(0, s.opts.MinFree)), err
+}
+
 // makeDirs makes every directory at once, so that a Commit never has to make one
 // durable.
 func (s *Store) makeDirs() error {
