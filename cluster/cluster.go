@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"io"
-	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -27,8 +26,11 @@ type Cluster struct {
 	storage   *storage
 	transport *raft.NetworkTransport
 	raft      *raft.Raft
+	book      book
 	proposals
 	leadership
+	formation
+	stewardship
 	lifetime
 }
 
@@ -63,36 +65,8 @@ type lifetime struct {
 // Member is one server of the configuration.
 type Member struct {
 	ID      string
-	Address string
+	Address string // host:port of its peer port
 	Voter   bool
-}
-
-// Status is what this server knows of its Raft group.
-type Status struct {
-	Role         string // leader, follower, candidate, shutdown
-	Leader       string // id; empty when none is known
-	Term         uint64
-	LastIndex    uint64 // of the log on this server
-	CommitIndex  uint64
-	AppliedIndex uint64
-	Servers      []Member // in the order of the configuration
-}
-
-// Status returns at once.
-func (c *Cluster) Status() Status {
-	_, leader := c.raft.LeaderWithID()
-	role := c.raft.State()
-	if c.Failure() != nil {
-		role = raft.Shutdown // Raft's own state may be overwritten while it ends
-	}
-	s := Status{
-		Role: strings.ToLower(role.String()), Leader: string(leader), Term: c.raft.CurrentTerm(),
-		LastIndex: c.raft.LastIndex(), CommitIndex: c.raft.CommitIndex(), AppliedIndex: c.Applied(), Servers: []Member{},
-	}
-	for _, server := range c.raft.GetConfiguration().Configuration().Servers {
-		s.Servers = append(s.Servers, Member{ID: string(server.ID), Address: string(server.Address), Voter: server.Suffrage == raft.Voter})
-	}
-	return s
 }
 
 // Failure says why Raft has stopped on this server; nil while it has not.

@@ -31,6 +31,10 @@ func (c *Cluster) run() {
 	c.raft.RegisterObserver(c.observer)
 	c.goroutines.Go(c.watch)
 	c.goroutines.Go(func() { c.db.RunMetrics(c.life, 0) })
+	if c.book.directory != nil {
+		c.goroutines.Go(func() { c.book.read(c.life) })
+		c.goroutines.Go(func() { c.listen(c.life) })
+	}
 }
 
 // watch reacts to what Raft tells, and to the failures that stop it. It never
@@ -73,7 +77,9 @@ func (c *Cluster) lead() (stop func()) {
 	term, stop := context.WithCancel(c.life)
 	c.goroutines.Go(func() {
 		defer stop()
-		c.establish(term)
+		if c.establish(term) && c.book.directory != nil {
+			c.steward(term)
+		}
 	})
 	return stop
 }
@@ -97,9 +103,9 @@ func (c *Cluster) shutDown() raft.Future {
 }
 
 // establish makes a new leader fit to lead: everything of earlier terms is
-// applied here, and its own address in the configuration is right. It is tried
-// until it is done or leadership is lost.
-func (c *Cluster) establish(ctx context.Context) {
+// applied here, and its own address in the configuration is right; with a Directory
+// the steward sees to that. It is tried until it is done, or leadership lost: false.
+func (c *Cluster) establish(ctx context.Context) bool {
 	for ctx.Err() == nil {
 		term := c.raft.CurrentTerm()
 		barrier := c.raft.Barrier(enqueueTimeout)
@@ -110,10 +116,12 @@ func (c *Cluster) establish(ctx context.Context) {
 		if err == nil {
 			c.established.Store(term)
 			c.changed.notify()
-			err = c.correctAddress(ctx)
+			if c.book.directory == nil {
+				err = c.correctAddress(ctx)
+			}
 		}
 		if err == nil {
-			return
+			return true
 		}
 		if ctx.Err() == nil {
 			c.options.Logger.Warn("leadership is not established yet; trying again", "error", err)
@@ -121,10 +129,11 @@ func (c *Cluster) establish(ctx context.Context) {
 		select {
 		case <-ctx.Done():
 		case <-c.machine.halted:
-			return
+			return false
 		case <-time.After(time.Second):
 		}
 	}
+	return false
 }
 
 // correctAddress enters this leader's address where the configuration has an

@@ -48,6 +48,10 @@ type machine struct {
 	latest      atomic.Uint64 // last entry that a snapshot would contain
 	snapshotted atomic.Uint64 // last entry that the newest snapshot contains
 
+	// configuration is the newest that is committed and was applied here: with its
+	// index, which Raft's own GetConfiguration does not tell (it is always 0).
+	configuration atomic.Pointer[configuration]
+
 	once   sync.Once
 	reason atomic.Pointer[error]
 	halted chan struct{} // closed after reason is set
@@ -64,6 +68,12 @@ var (
 
 func newMachine(inner StateMachine, logger hclog.Logger) *machine {
 	return &machine{inner: inner, logger: logger, halted: make(chan struct{})}
+}
+
+// configuration is a committed configuration and where it stands in the log.
+type configuration struct {
+	index   uint64
+	servers []raft.Server
 }
 
 // refusal is the response to a proposer whose entry was not applied here.
@@ -144,7 +154,8 @@ func (m *machine) waitApplied(ctx context.Context, index uint64, closing <-chan 
 
 // StoreConfiguration takes part so that the applied index passes membership
 // changes; without it no snapshot could be taken until the next command (R23).
-func (m *machine) StoreConfiguration(index uint64, _ raft.Configuration) {
+func (m *machine) StoreConfiguration(index uint64, c raft.Configuration) {
+	m.configuration.Store(&configuration{index: index, servers: c.Servers})
 	if m.err() == nil {
 		m.latest.Store(index)
 		m.advance(index)
@@ -206,21 +217,22 @@ func (m *machine) Restore(source io.ReadCloser) (err error) {
 	if err := m.inner.Restore(source); err != nil {
 		return err
 	}
-	if index, ok := snapshotIndex(source); ok {
-		m.latest.Store(index)
-		m.snapshotted.Store(index)
-		m.advance(index)
+	if meta := snapshotMeta(source); meta != nil {
+		m.configuration.Store(&configuration{index: meta.ConfigurationIndex, servers: meta.Configuration.Servers})
+		m.latest.Store(meta.Index)
+		m.snapshotted.Store(meta.Index)
+		m.advance(meta.Index)
 	}
 	return nil
 }
 
-// snapshots is a SnapshotStore whose readers carry the index of the snapshot,
+// snapshots is a SnapshotStore whose readers carry what is known of the snapshot,
 // which Raft does not tell a state machine that it restores.
 type snapshots struct{ raft.SnapshotStore }
 
-type indexedSnapshot struct {
+type describedSnapshot struct {
 	io.ReadCloser
-	index uint64
+	meta *raft.SnapshotMeta
 }
 
 // Open opens a snapshot.
@@ -229,16 +241,15 @@ func (s snapshots) Open(id string) (*raft.SnapshotMeta, io.ReadCloser, error) {
 	if err != nil {
 		return nil, nil, err
 	}
-	return meta, &indexedSnapshot{ReadCloser: source, index: meta.Index}, nil
+	return meta, &describedSnapshot{ReadCloser: source, meta: meta}, nil
 }
 
-func snapshotIndex(source io.ReadCloser) (uint64, bool) {
+func snapshotMeta(source io.ReadCloser) *raft.SnapshotMeta {
 	if wrapper, ok := source.(raft.ReadCloserWrapper); ok {
 		source = wrapper.WrappedReadCloser()
 	}
-	s, ok := source.(*indexedSnapshot)
-	if !ok {
-		return 0, false
+	if s, ok := source.(*describedSnapshot); ok {
+		return s.meta
 	}
-	return s.index, true
+	return nil
 }

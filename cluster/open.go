@@ -42,6 +42,7 @@ func Open(o Options) (c *Cluster, err error) {
 		stream = newAlone(o.Address)
 	}
 	c = newCluster(o)
+	stream = &gate{StreamLayer: stream, open: c.admitted}
 	defer func() {
 		if err != nil {
 			err = fmt.Errorf("cluster: %w", errors.Join(err, c.abandon(stream)))
@@ -51,7 +52,7 @@ func Open(o Options) (c *Cluster, err error) {
 	if err := os.MkdirAll(o.Dir, 0o700); err != nil {
 		return c, err
 	}
-	if c.db, err = openDatabase(filepath.Join(o.Dir, "raft.db")); err != nil {
+	if c.db, err = openDatabase(filepath.Join(o.Dir, "raft.db"), false); err != nil {
 		return c, err
 	}
 	c.storage = newStorage(c.db, o.Logger)
@@ -63,23 +64,36 @@ func Open(o Options) (c *Cluster, err error) {
 	if err != nil {
 		return c, err
 	}
-	if err := checkContinuity(o.Dir, c.storage, store); err != nil {
+	if err := checkContinuity(o.Dir, c.storage, c.storage, store); err != nil {
 		return c, err
 	}
 	// MaxRPCsInFlight 1: with more, one failed append can end the replication to a
 	// server until this one restarts (R10).
-	c.transport = raft.NewNetworkTransportWithConfig(&raft.NetworkTransportConfig{
+	transport := &raft.NetworkTransportConfig{
 		Stream: stream, MaxPool: transportPool, Timeout: transportWait, MaxRPCsInFlight: 1, MsgpackUseNewTimeFormat: true, Logger: o.Logger,
-	})
-	config := o.raftConfig(c.notify)
-	if o.Bootstrap {
-		if err := bootstrap(o, config, logs, c.storage, store, c.transport); err != nil {
-			return c, err
-		}
 	}
+	addresses := &addresses{own: Peer{ID: o.ServerID, Address: stream.Addr().String()}, book: &c.book}
+	if o.Directory != nil {
+		c.book.open()
+		transport.ServerAddressProvider = addresses
+	}
+	c.transport = raft.NewNetworkTransportWithConfig(transport)
+	config := o.raftConfig(c.notify)
+	if err := prepare(o, config, logs, c.storage, store, c.transport); err != nil {
+		return c, err
+	}
+	promised, err := loadPromise(c.storage)
+	if err != nil {
+		return c, err
+	}
+	c.offered.Store(&promised)
 	c.storage.serving.Store(true)
 	if c.raft, err = start(o.Dir, config, c.machine, logs, c.storage, store, c.transport); err != nil {
 		return c, errors.Join(err, c.storage.err())
+	}
+	addresses.raft.Store(c.raft)
+	if o.Directory == nil || len(c.members()) > 0 {
+		c.admit()
 	}
 	c.run()
 	c.electAlone()
@@ -108,7 +122,7 @@ func (c *Cluster) abandon(stream raft.StreamLayer) error {
 	return err
 }
 
-func openDatabase(path string) (db *raftboltdb.BoltStore, err error) {
+func openDatabase(path string, readOnly bool) (db *raftboltdb.BoltStore, err error) {
 	defer func() {
 		if p := recover(); p != nil { // bbolt panics on some damage
 			db, err = nil, damaged(filepath.Dir(path), fmt.Sprintf("%s cannot be read: %v", path, p))
@@ -116,7 +130,7 @@ func openDatabase(path string) (db *raftboltdb.BoltStore, err error) {
 	}()
 	db, err = raftboltdb.New(raftboltdb.Options{
 		Path: path, MsgpackUseNewTimeFormat: true,
-		BoltOptions: &bbolt.Options{Timeout: lockTimeout, NoFreelistSync: true, FreelistType: bbolt.FreelistMapType},
+		BoltOptions: &bbolt.Options{Timeout: lockTimeout, NoFreelistSync: true, FreelistType: bbolt.FreelistMapType, ReadOnly: readOnly},
 	})
 	switch {
 	case errors.Is(err, bbolterrors.ErrTimeout):
@@ -154,8 +168,8 @@ func openSnapshots(o Options) (raft.SnapshotStore, error) {
 }
 
 // checkContinuity reports whether the log goes on where the newest readable
-// snapshot ends; Raft would panic if it did not.
-func checkContinuity(dir string, logs raft.LogStore, store raft.SnapshotStore) error {
+// snapshot ends, for Raft would panic if it did not, and whether it is there at all.
+func checkContinuity(dir string, logs raft.LogStore, stable raft.StableStore, store raft.SnapshotStore) error {
 	first, err := logs.FirstIndex()
 	if err != nil {
 		return err
@@ -179,26 +193,34 @@ func checkContinuity(dir string, logs raft.LogStore, store raft.SnapshotStore) e
 	if newest == 0 && len(list) > 0 {
 		return damaged(dir, fmt.Sprintf("none of %d snapshots can be read", len(list)))
 	}
+	term, err := stable.GetUint64(keyCurrentTerm)
+	if err := ignoreMissing(err); err != nil {
+		return err
+	}
+	if newest > 0 && term == 0 {
+		return damaged(dir, fmt.Sprintf("there is a snapshot of entry %d and no term: raft.db was lost, and with it this server's votes and newest entries", newest))
+	}
 	if first > newest+1 {
 		return damaged(dir, fmt.Sprintf("the log begins at entry %d and the newest readable snapshot ends at %d: what was between is lost", first, newest))
 	}
 	return nil
 }
 
-// bootstrap writes the configuration of a cluster of one, if nothing is there yet.
-func bootstrap(o Options, config *raft.Config, logs raft.LogStore, stable raft.StableStore, store raft.SnapshotStore, transport raft.Transport) error {
-	known, err := raft.HasExistingState(logs, stable, store)
+// prepare mends what an interrupted founding has left and, when it is asked for,
+// writes the configuration of a cluster of one, if nothing is there yet.
+func prepare(o Options, config *raft.Config, logs raft.LogStore, stable raft.StableStore, store raft.SnapshotStore, transport raft.Transport) error {
+	interrupted, err := bootstrapInterrupted(logs, stable, store)
 	if err != nil {
 		return err
 	}
-	if known {
-		interrupted, err := bootstrapInterrupted(logs, stable, store)
-		if err != nil || !interrupted {
-			return err
-		}
+	if interrupted {
 		if err := stable.SetUint64(keyCurrentTerm, 0); err != nil {
 			return err
 		}
+	}
+	known, err := raft.HasExistingState(logs, stable, store)
+	if err != nil || known || !o.Bootstrap {
+		return err
 	}
 	servers := []raft.Server{{Suffrage: raft.Voter, ID: raft.ServerID(o.ServerID), Address: transport.LocalAddr()}}
 	return raft.BootstrapCluster(config, logs, stable, store, transport, raft.Configuration{Servers: servers})
@@ -270,13 +292,22 @@ func (c *Cluster) electAlone() {
 // newCluster returns what needs no disk.
 func newCluster(o Options) *Cluster {
 	c := &Cluster{
-		options:    o,
-		machine:    newMachine(o.StateMachine, o.Logger),
-		proposals:  proposals{tokens: make(chan struct{}, maxProposals), holder: make(chan struct{}, 1), restore: make(chan struct{}, 1)},
-		leadership: leadership{notify: make(chan bool, 10), observations: make(chan raft.Observation, 16)},
-		lifetime:   lifetime{closing: make(chan struct{}), ended: make(chan struct{})},
+		options:     o,
+		machine:     newMachine(o.StateMachine, o.Logger),
+		book:        book{directory: o.Directory},
+		proposals:   proposals{tokens: make(chan struct{}, maxProposals), holder: make(chan struct{}, 1), restore: make(chan struct{}, 1)},
+		leadership:  leadership{notify: make(chan bool, 10), observations: make(chan raft.Observation, 16)},
+		formation:   formation{admitted: make(chan struct{})},
+		stewardship: stewardship{changing: make(chan struct{}, 1)},
+		lifetime:    lifetime{closing: make(chan struct{}), ended: make(chan struct{})},
 	}
 	c.shutdown = sync.OnceValue(c.shutDown)
+	c.admit = sync.OnceFunc(func() {
+		close(c.admitted)
+		if o.Admit != nil {
+			o.Admit()
+		}
+	})
 	c.life, c.cancel = context.WithCancel(context.Background())
 	return c
 }

@@ -1,6 +1,7 @@
 package cluster
 
 import (
+	"cmp"
 	"fmt"
 	"io"
 	"time"
@@ -31,12 +32,26 @@ type Options struct {
 	ServerID string // the server's UUID, by which it votes; never changes
 	Address  string // host:port where the other servers find this one
 
-	// Bootstrap makes a server that has no state yet a cluster of one.
+	// Bootstrap makes a server that has no state yet a cluster of one at Open.
 	Bootstrap bool
-	// Stream carries Raft between servers; its Addr is Address. Close closes it, and
-	// it then closes the connections it has accepted, which the library does not.
-	// Nil: nobody can be reached, the server is alone.
+	// Stream carries Raft between servers: see NewStream. Its Addr is Address. Close
+	// closes it, and it then closes the connections it has accepted, which the library
+	// does not. Nil: nobody can be reached, the server is alone.
 	Stream raft.StreamLayer
+
+	Directory Directory // of the other servers; nil: alone
+	Expect    int       // cluster.expect: how many servers found the cluster; 0: never found one
+	// MayFound is false for a server that has belonged to a cluster: it never founds
+	// one by itself. Keep that beside the server's id, so that both are lost together.
+	MayFound bool
+	// Removed, unless nil, reports whether the replicated state says that the server
+	// with this id was removed; such a server is never added again.
+	Removed func(id string) bool
+	// Admit, unless nil, is told once that this server may take part: its raft protocol
+	// may let connections in. For one that is in a configuration that is at Open.
+	Admit func()
+	// StableFor is how long a non-voter must have been alive before it may vote. 0: 10 s.
+	StableFor time.Duration
 
 	StateMachine StateMachine
 	Logger       hclog.Logger // nil: silent
@@ -49,7 +64,21 @@ type Options struct {
 	// Multiplier, 1 to 10, stretches all timeouts between servers for slow machines
 	// or networks; 0 is 1.
 	Multiplier int
+
+	pace pace
 }
+
+// pace is how fast things go; only tests change it.
+type pace struct {
+	poll      time.Duration // 0: 500 ms, between looks at what does not tell of its changes
+	heartbeat time.Duration // 0: 1 s, times Multiplier
+}
+
+const (
+	defaultStable    = 10 * time.Second
+	defaultPoll      = 500 * time.Millisecond
+	defaultHeartbeat = time.Second
+)
 
 func (o *Options) check() error {
 	switch {
@@ -59,6 +88,7 @@ func (o *Options) check() error {
 		return fmt.Errorf("cluster: multiplier %d: want 1 to 10: %w", o.Multiplier, eboot.ErrInvalid)
 	}
 	o.Multiplier = max(o.Multiplier, 1)
+	o.StableFor = cmp.Or(o.StableFor, defaultStable)
 	if o.Logger == nil {
 		o.Logger = hclog.NewNullLogger()
 	}
@@ -67,8 +97,10 @@ func (o *Options) check() error {
 
 // heartbeatTimeout is how long a server waits for its leader.
 func (o *Options) heartbeatTimeout() time.Duration {
-	return time.Duration(o.Multiplier) * time.Second
+	return time.Duration(o.Multiplier) * cmp.Or(o.pace.heartbeat, defaultHeartbeat)
 }
+
+func (o *Options) poll() time.Duration { return cmp.Or(o.pace.poll, defaultPoll) }
 
 // electionNudge is what the timeouts begin above their value, so that electAlone
 // can lower them.
