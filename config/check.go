@@ -3,11 +3,9 @@ package config
 import (
 	"errors"
 	"fmt"
-	"net"
 	"net/netip"
 	"path"
 	"slices"
-	"strconv"
 	"strings"
 	"time"
 	"unicode/utf8"
@@ -26,9 +24,6 @@ const (
 	// maxSocketPath is the size of sun_path less its NUL (unix(7)).
 	maxSocketPath = 107
 )
-
-// oneServer is why a key of a group of servers is refused.
-const oneServer = "this version runs one server and cannot honour it; leave the key out"
 
 // problem is what is wrong with the value of one key.
 type problem struct {
@@ -119,42 +114,6 @@ func (a API) problems(l *problemList) {
 	l.when(len(a.Socket) > maxSocketPath, "api.socket", "longer than the %d bytes of a Unix socket's path", maxSocketPath)
 }
 
-// clusterProblems holds the rules of a group of servers, and refuses whatever
-// needs more than one.
-func (c Config) clusterProblems(l *problemList) {
-	expect, seeds := c.Cluster.Expect, len(c.Gossip.Seeds)
-	l.when(expect < 0, "cluster.expect", "want 0 or more, not %d", expect)
-	l.when(expect == 1 && seeds > 0, "cluster.expect", "1 founds a cluster of one, which contradicts gossip.seeds")
-	l.when(expect == 0 && seeds == 0, "cluster.expect", "0 only ever joins a cluster, and there are no gossip.seeds to find it; this version runs one server: write 1")
-	l.when(expect > 1, "cluster.expect", "%d: this version runs one server: write 1", expect)
-	for _, s := range c.Gossip.Seeds {
-		l.when(!isHostPort(s), "gossip.seeds", "%q: want HOST:PORT", abbreviate(s))
-	}
-	l.when(c.Peer.Advertise != "" && !isHostPort(c.Peer.Advertise), "peer.advertise", "%q: want HOST:PORT", abbreviate(c.Peer.Advertise))
-	l.when(c.Gossip.Advertise != "" && !isHostPort(c.Gossip.Advertise), "gossip.advertise", "%q: want HOST:PORT", abbreviate(c.Gossip.Advertise))
-
-	standard := Default()
-	l.when(seeds > 0, "gossip.seeds", oneServer)
-	l.when(c.Peer.Bind != standard.Peer.Bind, "peer.bind", oneServer)
-	l.when(c.Peer.Advertise != "", "peer.advertise", oneServer)
-	l.when(c.Gossip.Bind != standard.Gossip.Bind, "gossip.bind", oneServer)
-	l.when(c.Gossip.Advertise != "", "gossip.advertise", oneServer)
-	l.when(c.Gossip.KeyFile != "", "gossip.key_file", oneServer)
-	l.when(c.TLS.CA != "", "tls.ca", oneServer)
-	l.when(c.TLS.Cert != "", "tls.cert", oneServer)
-	l.when(c.TLS.Key != "", "tls.key", oneServer)
-	l.when(c.TLS.Insecure, "tls.insecure", oneServer)
-}
-
 func cleanAbsolute(p string) bool {
 	return path.IsAbs(p) && path.Clean(p) == p && utf8.ValidString(p) && strings.IndexByte(p, 0) < 0
-}
-
-func isHostPort(s string) bool {
-	host, port, err := net.SplitHostPort(s)
-	if err != nil || host == "" {
-		return false
-	}
-	n, err := strconv.ParseUint(port, 10, 16)
-	return err == nil && n > 0
 }

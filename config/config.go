@@ -25,6 +25,9 @@ type Cluster struct {
 	// Expect is how many servers bootstrap together; 1: this one alone; 0: only
 	// ever join. Load takes 1 when nothing is said and there are no seeds, else 0.
 	Expect int `yaml:"expect"`
+	// RaftMultiplier stretches the times after which a silent leader is replaced, for
+	// slow networks: 1 is a heartbeat and an election of 1 s each.
+	RaftMultiplier int `yaml:"raft_multiplier"`
 }
 
 // Boot is what slaves talk to.
@@ -83,7 +86,7 @@ type TLS struct {
 	CA       string `yaml:"ca"`
 	Cert     string `yaml:"cert"`
 	Key      string `yaml:"key"`
-	Insecure bool   `yaml:"insecure"` // a cluster without certificates
+	Insecure bool   `yaml:"insecure"` // a cluster without certificates; opens the peer and gossip ports also with Expect 1
 }
 
 // Publish bounds the taking in of bundles.
@@ -111,7 +114,7 @@ func Default() Config {
 	anyAddress := netip.IPv4Unspecified()
 	return Config{
 		DataDir: "/var/lib/eboot",
-		Cluster: Cluster{Name: "eboot", Expect: 1},
+		Cluster: Cluster{Name: "eboot", Expect: 1, RaftMultiplier: 1},
 		Boot: Boot{
 			Bind:     []netip.Addr{anyAddress},
 			TCPPorts: PortRange{First: 4368, Last: 4399},

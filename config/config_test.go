@@ -261,22 +261,6 @@ func TestCheck(t *testing.T) {
 		{"api nowhere", func(c *Config) { c.API = API{} }, "api.bind: want an address"},
 		{"relative socket", func(c *Config) { c.API.Socket = "s" }, "api.socket: want an absolute"},
 		{"long socket", func(c *Config) { c.API.Socket = "/" + strings.Repeat("s", maxSocketPath) }, "api.socket: longer than"},
-		{"expect 0", func(c *Config) { c.Cluster.Expect = 0 }, "cluster.expect: 0 only ever joins"},
-		{"expect 3", func(c *Config) { c.Cluster.Expect = 3 }, "cluster.expect: 3: this version runs one server"},
-		{"expect -1", func(c *Config) { c.Cluster.Expect = -1 }, "cluster.expect: want 0 or more"},
-		{"expect 1 with seeds", func(c *Config) { c.Gossip.Seeds = []string{"a:1"} }, "contradicts gossip.seeds"},
-		{"seeds", func(c *Config) { c.Cluster.Expect = 0; c.Gossip.Seeds = []string{"a:1"} }, "gossip.seeds: this version runs one server"},
-		{"bad seed", func(c *Config) { c.Gossip.Seeds = []string{"a"} }, `gossip.seeds: "a": want HOST:PORT`},
-		{"peer.bind", func(c *Config) { c.Peer.Bind = netip.MustParseAddrPort("1.2.3.4:1") }, "peer.bind: this version runs one server"},
-		{"peer.advertise", func(c *Config) { c.Peer.Advertise = "a:1" }, "peer.advertise: this version runs one server"},
-		{"bad peer.advertise", func(c *Config) { c.Peer.Advertise = ":1" }, `peer.advertise: ":1": want HOST:PORT`},
-		{"gossip.bind", func(c *Config) { c.Gossip.Bind = netip.AddrPort{} }, "gossip.bind: this version runs one server"},
-		{"gossip.advertise", func(c *Config) { c.Gossip.Advertise = "a:1" }, "gossip.advertise: this version runs one server"},
-		{"gossip.key_file", func(c *Config) { c.Gossip.KeyFile = "/k" }, "gossip.key_file: this version runs one server"},
-		{"tls.ca", func(c *Config) { c.TLS.CA = "/k" }, "tls.ca: this version runs one server"},
-		{"tls.cert", func(c *Config) { c.TLS.Cert = "/k" }, "tls.cert: this version runs one server"},
-		{"tls.key", func(c *Config) { c.TLS.Key = "/k" }, "tls.key: this version runs one server"},
-		{"tls.insecure", func(c *Config) { c.TLS.Insecure = true }, "tls.insecure: this version runs one server"},
 		{"wait", func(c *Config) { c.Publish.Wait = -1 }, "publish.wait: want 0s"},
 		{"level", func(c *Config) { c.Log.Level = "loud" }, "log.level: want trace"},
 		{"format", func(c *Config) { c.Log.Format = "xml" }, "log.format: want text or json"},
@@ -284,29 +268,22 @@ func TestCheck(t *testing.T) {
 		t.Run(c.name, func(t *testing.T) {
 			config := Default()
 			c.change(&config)
-			err := config.Check()
-			if c.want == "" {
-				if err != nil {
-					t.Error(err)
-				}
-				return
-			}
-			if !errors.Is(err, eboot.ErrInvalid) || !strings.Contains(err.Error(), c.want) {
-				t.Errorf("error %v, want ErrInvalid with %q", err, c.want)
-			}
+			expectError(t, config.Check(), c.want)
 		})
 	}
 }
 
-func TestExpectFollowsSeeds(t *testing.T) {
-	l := write(t, "gossip: {seeds: ['a:1']}\n")
-	_, err := Load(l, nil)
-	if err == nil || strings.Contains(err.Error(), "cluster.expect") || !strings.Contains(err.Error(), "gossip.seeds: this version") {
-		t.Errorf("seeds alone: %v; want a complaint about gossip.seeds only", err)
+// expectError wants an eboot.ErrInvalid with text in it; "": none.
+func expectError(t *testing.T, err error, text string) {
+	t.Helper()
+	if text == "" {
+		if err != nil {
+			t.Error(err)
+		}
+		return
 	}
-	_, err = Load(l, []string{"EBOOT_CLUSTER_EXPECT=1"})
-	if err == nil || !strings.Contains(err.Error(), "EBOOT_CLUSTER_EXPECT: cluster.expect: 1 founds") {
-		t.Errorf("seeds and expect 1: %v", err)
+	if !errors.Is(err, eboot.ErrInvalid) || !strings.Contains(err.Error(), text) {
+		t.Errorf("error %v, want ErrInvalid with %q", err, text)
 	}
 }
 
@@ -355,6 +332,7 @@ func FuzzConfig(f *testing.F) {
 	f.Add([]byte("a: &a [*a]\n<<: *a\n? b\n: c\n"), "EBOOT_X=")
 	f.Add([]byte("data_dir: |\n  /x\n---\n...\n"), "EBOOT_")
 	f.Add([]byte("log: !!map {level: \"in\\x66o\"}\n"), "EBOOT_API_BIND=[::1]:0")
+	f.Add([]byte("cluster: {expect: 3, raft_multiplier: 5}\ngossip: {seeds: ['a:4382', '[::1]:1']}\ntls: {insecure: true}\n"), "EBOOT_PEER_ADVERTISE=b:1")
 	f.Add([]byte("publish:\n  wait: 1h # long\ntls:\n"), "=")
 	f.Fuzz(func(t *testing.T, content []byte, variable string) {
 		if len(content) > 1<<14 {

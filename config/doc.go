@@ -9,9 +9,10 @@
 //
 // What cannot be honoured is refused, never ignored: unknown keys and unknown
 // EBOOT_ variables (with the nearest valid name), keys written twice, values of
-// the wrong shape, and the keys of a group of servers, since this version runs
-// one server. Errors name the file and line, or the variable, and all of them
-// are reported at once. They wrap eboot.ErrInvalid.
+// the wrong shape, certificates (which this version does not know), and the keys
+// of a group of servers on a server that is alone. Errors name the file and line,
+// or the variable, and all of them are reported at once. They wrap
+// eboot.ErrInvalid. What is allowed and should not stay so is in Config.Warnings.
 //
 // The package starts no goroutine and keeps no state. deploy/eboot.yaml is the
 // manual of the keys; a test holds it against Default.

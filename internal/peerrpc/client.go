@@ -1,0 +1,188 @@
+package peerrpc
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"strconv"
+	"time"
+
+	"eboot"
+	"eboot/api"
+)
+
+// Dial connects to the server with this id, wherever it is now.
+type Dial func(ctx context.Context, server string) (net.Conn, error)
+
+// Client asks other servers. It is safe for use by several goroutines.
+type Client struct{ http *http.Client }
+
+// NewTransport returns an HTTP transport whose hosts are ids of servers: for
+// http://ID/path it connects to where dial finds that server.
+func NewTransport(dial Dial) *http.Transport {
+	return &http.Transport{
+		DialContext: func(ctx context.Context, _, hostPort string) (net.Conn, error) {
+			server, _, err := net.SplitHostPort(hostPort)
+			if err != nil {
+				return nil, err
+			}
+			conn, err := dial(ctx, server)
+			if err != nil {
+				return nil, &notSentError{err}
+			}
+			return conn, nil
+		},
+		MaxIdleConnsPerHost: 4, MaxConnsPerHost: 64, IdleConnTimeout: time.Minute,
+	}
+}
+
+// notSentError: no connection, so the request cannot have had an effect.
+type notSentError struct{ err error }
+
+func (e *notSentError) Error() string { return e.err.Error() }
+func (e *notSentError) Unwrap() error { return e.err }
+
+// NewClient returns a client; Close it.
+func NewClient(dial Dial) *Client { return &Client{http: &http.Client{Transport: NewTransport(dial)}} }
+
+// Close lets go of idle connections.
+func (c *Client) Close() { c.http.CloseIdleConnections() }
+
+// Info asks a server about itself.
+func (c *Client) Info(ctx context.Context, server string) (info ServerInfo, err error) {
+	return info, c.ask(ctx, server, "GET", "/v1/server", nil, &info)
+}
+
+// Pins returns all pins that a server knows.
+func (c *Client) Pins(ctx context.Context, server string) (pins []eboot.Pin, err error) {
+	return pins, c.ask(ctx, server, "GET", "/v1/pins", nil, &pins)
+}
+
+// SendPins returns when the server has merged pins.
+func (c *Client) SendPins(ctx context.Context, server string, pins []eboot.Pin) error {
+	return c.ask(ctx, server, "POST", "/v1/pins", pins, nil)
+}
+
+// CopyBundle returns when the server holds every blob of the bundles durably.
+func (c *Client) CopyBundle(ctx context.Context, server string, r CopyRequest) error {
+	return c.ask(ctx, server, "POST", "/v1/copies", r, nil)
+}
+
+// ReadIndex asks the leader how far a server must have applied the log.
+func (c *Client) ReadIndex(ctx context.Context, leader string) (index uint64, err error) {
+	return index, c.ask(ctx, leader, "POST", "/v1/read-index", struct{}{}, &index)
+}
+
+// Apply hands an encoded command to the leader and returns the encoded result.
+// eboot.ErrUnreachable, ErrNoLeader: it was not proposed; ErrUnknownOutcome: it may be.
+func (c *Client) Apply(ctx context.Context, leader string, entry []byte) ([]byte, error) {
+	response, err := c.send(ctx, leader, "POST", "/v1/apply", bytes.NewReader(entry), true)
+	if err != nil {
+		return nil, err
+	}
+	defer response.Body.Close()
+	result, err := io.ReadAll(io.LimitReader(response.Body, maxEntry))
+	if err != nil {
+		return nil, fmt.Errorf("server %s: the answer was cut off: %v: %w", leader, err, eboot.ErrUnknownOutcome)
+	}
+	return result, nil
+}
+
+// Transfer has the leader hand leadership over.
+func (c *Client) Transfer(ctx context.Context, leader, to string) error {
+	return c.change(ctx, leader, "/v1/transfer", transferRequest{To: to}, nil)
+}
+
+// Remove has the leader remove a server.
+func (c *Client) Remove(ctx context.Context, leader string, w api.Write, id string, replace bool) (r api.WriteResult, err error) {
+	return r, c.change(ctx, leader, "/v1/remove", removeRequest{ID: id, Replace: replace, Write: w}, &r)
+}
+
+// Restore has the leader replace the state by a snapshot.
+func (c *Client) Restore(ctx context.Context, leader string, snapshot io.Reader, force bool) (info api.SnapshotInfo, err error) {
+	response, err := c.send(ctx, leader, "POST", "/v1/restore?force="+strconv.FormatBool(force), snapshot, true)
+	if err != nil {
+		return info, err
+	}
+	return info, decode(response, leader, eboot.ErrUnknownOutcome, &info)
+}
+
+// ask is for what may be repeated without harm.
+func (c *Client) ask(ctx context.Context, server, method, path string, body, answer any) error {
+	return c.call(ctx, server, method, path, body, answer, false)
+}
+
+func (c *Client) change(ctx context.Context, server, path string, body, answer any) error {
+	return c.call(ctx, server, "POST", path, body, answer, true)
+}
+
+func (c *Client) call(ctx context.Context, server, method, path string, body, answer any, change bool) error {
+	var content io.Reader
+	if body != nil {
+		data, err := json.Marshal(body)
+		if err != nil {
+			return err
+		}
+		content = bytes.NewReader(data)
+	}
+	response, err := c.send(ctx, server, method, path, content, change)
+	if err != nil {
+		return err
+	}
+	broken := eboot.ErrUnreachable
+	if change {
+		broken = eboot.ErrUnknownOutcome
+	}
+	return decode(response, server, broken, answer)
+}
+
+func decode(response *http.Response, server string, broken error, answer any) error {
+	defer response.Body.Close()
+	if answer == nil {
+		_, _ = io.Copy(io.Discard, io.LimitReader(response.Body, 4<<10)) // so that the connection is used again
+		return nil
+	}
+	if err := json.NewDecoder(io.LimitReader(response.Body, maxJSON)).Decode(answer); err != nil {
+		return fmt.Errorf("server %s: answer: %v: %w", server, err, broken)
+	}
+	return nil
+}
+
+// send returns an answer that is a success. A change that may have arrived without an
+// answer is eboot.ErrUnknownOutcome.
+func (c *Client) send(ctx context.Context, server, method, path string, body io.Reader, change bool) (*http.Response, error) {
+	request, err := http.NewRequestWithContext(ctx, method, "http://"+server+path, body)
+	if err != nil {
+		return nil, fmt.Errorf("server %s: %v: %w", server, err, eboot.ErrInvalid)
+	}
+	// The receiver tells repeats apart by request id, so a request that met a
+	// connection which was just closed may go again (net/http, Transport).
+	request.Header.Set("Idempotency-Key", "true")
+	response, err := c.http.Do(request)
+	if err != nil {
+		var notSent *notSentError
+		switch {
+		case errors.As(err, &notSent):
+			return nil, fmt.Errorf("server %s: %w: %w", server, notSent.err, eboot.ErrUnreachable)
+		case change:
+			return nil, fmt.Errorf("server %s: no answer: %v: %w", server, errors.Unwrap(err), eboot.ErrUnknownOutcome)
+		case errors.Is(err, context.DeadlineExceeded):
+			return nil, fmt.Errorf("server %s: no answer in time: %w", server, eboot.ErrTimeout)
+		}
+		return nil, fmt.Errorf("server %s: %v: %w", server, errors.Unwrap(err), eboot.ErrUnreachable)
+	}
+	if response.StatusCode == http.StatusOK {
+		return response, nil
+	}
+	defer response.Body.Close()
+	var described api.ErrorBody
+	if err := json.NewDecoder(io.LimitReader(response.Body, 1<<20)).Decode(&described); err != nil {
+		described = api.ErrorBody{}
+	}
+	return nil, api.RestoreError(described, response.StatusCode)
+}

@@ -1,0 +1,76 @@
+package peerrpc
+
+import (
+	"context"
+	"io"
+	"net/netip"
+
+	"eboot"
+	"eboot/api"
+)
+
+// ServerInfo is what a server says of itself.
+type ServerInfo struct {
+	ID            string               `json:"id"`
+	Cluster       string               `json:"cluster"` // UUID by its state; empty: it knows none
+	Version       string               `json:"version"`
+	Servers       []eboot.Member       `json:"servers"` // of its Raft configuration
+	Leader        string               `json:"leader"`
+	LastIndex     uint64               `json:"last_index"`
+	AppliedIndex  uint64               `json:"applied_index"`
+	StateIndex    uint64               `json:"state_index"` // of the latest command in its state
+	Complete      bool                 `json:"complete"`    // every bundle that a channel names is whole on its disk
+	Ready         bool                 `json:"ready"`
+	Reasons       []string             `json:"reasons,omitempty"` // why it is not ready
+	BootAddresses []netip.Addr         `json:"boot_addresses,omitempty"`
+	Bundles       []eboot.BundleOnDisk `json:"bundles"`            // every bundle of the index
+	Founding      string               `json:"founding,omitempty"` // what it offers to found: see cluster.Knowledge
+	Waiting       []Candidate          `json:"waiting,omitempty"`  // of a leader: servers that are not members, and why
+	Learning      []Candidate          `json:"learning,omitempty"` // of a leader: members that do not vote yet, and why
+}
+
+// Candidate is a server that has not got what it waits for.
+type Candidate struct {
+	ID      string `json:"id"`
+	Address string `json:"address"`
+	Reason  string `json:"reason"` // one sentence, with the way out where there is one
+}
+
+// Holds counts the bundles that the server holds whole.
+func (i ServerInfo) Holds() int {
+	whole := 0
+	for _, b := range i.Bundles {
+		if b.Missing == 0 {
+			whole++
+		}
+	}
+	return whole
+}
+
+// CopyRequest asks a server to hold a bundle that is not visible yet.
+type CopyRequest struct {
+	From    string         `json:"from"` // id of the server that has it all
+	Bundles []eboot.Bundle `json:"bundles"`
+}
+
+// Answerer answers what other servers ask. Every error is one of the root package's.
+type Answerer interface {
+	Info() ServerInfo
+	// TakePins merges the pins of another server, and Pins returns all.
+	TakePins(pins []eboot.Pin)
+	Pins() []eboot.Pin
+	// CopyBundle returns when every blob of the bundles is durable on this disk.
+	CopyBundle(ctx context.Context, r CopyRequest) error
+}
+
+// Leader does what only the leader can; eboot.ErrNoLeader when this server is none.
+type Leader interface {
+	// ApplyEntry proposes an encoded command and returns the encoded result.
+	ApplyEntry(ctx context.Context, entry []byte) ([]byte, error)
+	// ReadIndex returns the log index that a server must have applied to know
+	// everything that was acknowledged before the call.
+	ReadIndex(ctx context.Context) (uint64, error)
+	TransferHere(ctx context.Context, to string) error
+	RemoveHere(ctx context.Context, w api.Write, id string, replace bool) (api.WriteResult, error)
+	RestoreHere(ctx context.Context, r io.Reader, force bool) (api.SnapshotInfo, error)
+}
