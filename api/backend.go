@@ -69,10 +69,34 @@ type Fleet interface {
 	Explain(slave netip.Addr) eboot.Explanation
 }
 
-// Cluster is the group of servers.
+// Cluster is the group of servers, as the server asked sees it.
 type Cluster interface {
 	Status() eboot.ClusterStatus
 	Readiness() eboot.Readiness
+	// Members returns what is known of every server, waiting ones too.
+	Members(ctx context.Context) (eboot.Membership, error)
+	// Fresh is asked before a read of replicated state: nil when this server knows
+	// everything that was acknowledged before the call, else why it does not. It
+	// waits for that as long as ctx lasts.
+	Fresh(ctx context.Context) error
+}
+
+// Membership changes who belongs to the group and who leads it. A server is named
+// by its id or by a prefix of it that no other has; eboot.ErrNotFound when there is
+// none, eboot.ErrInvalid when there are several.
+type Membership interface {
+	// InitCluster founds a cluster of this server alone; eboot.ErrConflict when it,
+	// or a server it can reach, knows a cluster.
+	InitCluster(ctx context.Context) error
+	// DrainServer has a server leave its slaves to the others, or take them again.
+	// The id "self" is the server asked.
+	DrainServer(ctx context.Context, w Write, id string, drained bool) (WriteResult, error)
+	// TransferLeadership makes another server lead, to or (empty) any, and returns who
+	// leads then. eboot.ErrConflict: to cannot lead.
+	TransferLeadership(ctx context.Context, to string) (leader string, err error)
+	// RemoveServer takes a server out for good; with replace, the one that waits at
+	// its address takes its place. eboot.ErrConflict: writes would not survive it.
+	RemoveServer(ctx context.Context, w Write, id string, replace bool) (WriteResult, error)
 }
 
 // Snapshots carry the replicated state out and in. Blobs are not part of them.
@@ -92,5 +116,6 @@ type Backend interface {
 	Publishes
 	Fleet
 	Cluster
+	Membership
 	Snapshots
 }

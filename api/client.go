@@ -2,18 +2,16 @@ package api
 
 import (
 	"bufio"
-	"bytes"
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"io"
-	"net"
 	"net/http"
 	"net/netip"
 	"net/url"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/google/uuid"
@@ -27,39 +25,41 @@ const DefaultAddress = "http://127.0.0.1:4380"
 // DefaultTimeout bounds a call that says nothing else.
 const DefaultTimeout = 30 * time.Second
 
-// socketHost is the Host header of requests over a Unix socket.
-const socketHost = "eboot.socket"
-
 // ClientOptions say where the servers are.
 type ClientOptions struct {
-	// Addresses: http://HOST:PORT or unix:///PATH, tried in order. Empty: DefaultAddress.
+	// Addresses: http://HOST:PORT or unix:///PATH of servers of one cluster, tried in
+	// order. Empty: DefaultAddress.
 	Addresses []string
 	// Timeout bounds every call but uploads, downloads and streams. Zero: DefaultTimeout.
 	Timeout time.Duration
 	// ExpectGeneration accompanies every write; nil: none.
 	ExpectGeneration *uint64
+	// Stale: reads of the replicated state take what the server knows, however old.
+	// It is not asked to make sure first, which needs a leader.
+	Stale bool
+	// OnStale is called with the reason when an answer may be older than what was
+	// acknowledged. nil: nobody hears of it.
+	OnStale func(reason string)
 }
 
 // Client calls the admin API. Its methods return errors that wrap the sentinel
 // the server meant; eboot.ErrUnreachable when no address could be reached;
 // eboot.ErrUnknownOutcome when a write was sent and no answer came back.
+// With several addresses it moves on to the next server when one fails (moving.go).
 // It may be used by several goroutines.
 type Client struct {
 	endpoints []endpoint
+	preferred atomic.Int32 // index of the one that answered last
 	timeout   time.Duration
 	expect    *uint64
-}
-
-type endpoint struct {
-	name string // as the user wrote it
-	base string
-	http *http.Client
+	stale     bool
+	onStale   func(reason string)
 }
 
 // NewClient checks the addresses and connects to none of them.
 // eboot.ErrInvalid names the address that cannot be understood.
 func NewClient(o ClientOptions) (*Client, error) {
-	c := &Client{timeout: o.Timeout, expect: o.ExpectGeneration}
+	c := &Client{timeout: o.Timeout, expect: o.ExpectGeneration, stale: o.Stale, onStale: o.OnStale}
 	if c.timeout == 0 {
 		c.timeout = DefaultTimeout
 	}
@@ -67,8 +67,12 @@ func NewClient(o ClientOptions) (*Client, error) {
 	if len(addresses) == 0 {
 		addresses = []string{DefaultAddress}
 	}
+	dial := dialPatience
+	if len(addresses) > 1 {
+		dial = dialPatienceOfSeveral
+	}
 	for _, a := range addresses {
-		e, err := newEndpoint(a)
+		e, err := newEndpoint(a, dial)
 		if err != nil {
 			return nil, err
 		}
@@ -77,77 +81,11 @@ func NewClient(o ClientOptions) (*Client, error) {
 	return c, nil
 }
 
-func newEndpoint(address string) (endpoint, error) {
-	u, err := url.Parse(address)
-	if err != nil {
-		return endpoint{}, fmt.Errorf("address %q: %v: %w", address, err, eboot.ErrInvalid)
-	}
-	transport := &http.Transport{
-		DialContext:         (&net.Dialer{Timeout: 5 * time.Second}).DialContext,
-		MaxIdleConnsPerHost: 4,
-		IdleConnTimeout:     30 * time.Second,
-		WriteBufferSize:     256 << 10,
-	}
-	e := endpoint{name: address, http: &http.Client{Transport: transport}}
-	switch {
-	case u.Scheme == "unix" && u.Host == "" && u.Path != "":
-		dialer := &net.Dialer{Timeout: 5 * time.Second}
-		transport.DialContext = func(ctx context.Context, _, _ string) (net.Conn, error) {
-			return dialer.DialContext(ctx, "unix", u.Path)
-		}
-		e.base = "http://" + socketHost
-	case u.Scheme == "http" && u.Host != "" && (u.Path == "" || u.Path == "/") && u.RawQuery == "":
-		e.base = "http://" + u.Host
-	default:
-		return endpoint{}, fmt.Errorf("address %q: want http://HOST:PORT or unix:///PATH: %w", address, eboot.ErrInvalid)
-	}
-	return e, nil
-}
-
 // Close lets go of idle connections.
 func (c *Client) Close() {
 	for _, e := range c.endpoints {
 		e.http.CloseIdleConnections()
 	}
-}
-
-// call is one request, repeatable on the next server.
-type call struct {
-	method, path string
-	query        url.Values
-	body         any // marshalled as JSON; nil: no body
-	write        bool
-	accept       []int // statuses beside 200 whose body is the result
-}
-
-// do sends the call to the first server that can be reached, and decodes the
-// answer into result. A write keeps its request id across servers.
-func (c *Client) do(ctx context.Context, k call, result any) error {
-	ctx, cancel := context.WithTimeout(ctx, c.timeout)
-	defer cancel()
-	var body []byte
-	if k.body != nil {
-		var err error
-		if body, err = json.Marshal(k.body); err != nil {
-			return err
-		}
-	}
-	header := c.header(k.write)
-	var last error
-	for _, e := range c.endpoints {
-		response, err := e.send(ctx, k.method, k.path, k.query, header, bytes.NewReader(body), k.write)
-		if err != nil {
-			if last == nil || errors.Is(err, eboot.ErrUnknownOutcome) {
-				last = err
-			}
-			if ctx.Err() != nil {
-				break
-			}
-			continue
-		}
-		return decode(response, k.accept, result)
-	}
-	return last
 }
 
 func (c *Client) header(write bool) http.Header {
@@ -161,73 +99,17 @@ func (c *Client) header(write bool) http.Header {
 	return h
 }
 
-// send returns eboot.ErrUnreachable when nothing was sent, or when repeating
-// does no harm; for a write that may have arrived, eboot.ErrUnknownOutcome.
-func (e endpoint) send(ctx context.Context, method, path string, query url.Values, header http.Header, body io.Reader, write bool) (*http.Response, error) {
-	target := e.base + path
-	if len(query) > 0 {
-		target += "?" + query.Encode()
-	}
-	request, err := http.NewRequestWithContext(ctx, method, target, body)
-	if err != nil {
-		return nil, fmt.Errorf("%s %s: %v: %w", method, path, err, eboot.ErrInvalid)
-	}
-	for name, values := range header {
-		request.Header[name] = values
-	}
-	response, err := e.http.Do(request)
-	if err == nil {
-		return response, nil
-	}
-	var urlError *url.Error
-	if errors.As(err, &urlError) {
-		err = urlError.Err
-	}
-	var dial *net.OpError
-	notSent := errors.As(err, &dial) && dial.Op == "dial"
-	switch {
-	case write && !notSent:
-		return nil, fmt.Errorf("server %s: the request was sent and no answer came: %v: %w", e.name, err, eboot.ErrUnknownOutcome)
-	case errors.Is(err, context.DeadlineExceeded) && !notSent:
-		return nil, fmt.Errorf("server %s: no answer in time: %w", e.name, eboot.ErrTimeout)
-	}
-	return nil, fmt.Errorf("server %s: %v; is the server running, and is this its API address (--address, EBOOT_ADDRESS)?: %w", e.name, err, eboot.ErrUnreachable)
-}
-
-func decode(response *http.Response, accept []int, result any) error {
-	defer response.Body.Close()
-	ok := response.StatusCode == http.StatusOK
-	for _, status := range accept {
-		ok = ok || response.StatusCode == status
-	}
-	if !ok {
-		return readError(response)
-	}
-	if result == nil {
-		return nil
-	}
-	if err := json.NewDecoder(response.Body).Decode(result); err != nil {
-		// The server said that it was done; only what it said of it is lost.
-		return fmt.Errorf("answer: %v: %w", err, eboot.ErrUnknownOutcome)
+// state is the query of a read of replicated state.
+func (c *Client) state() url.Values {
+	if c.stale {
+		return url.Values{"stale": {"true"}}
 	}
 	return nil
 }
 
-func readError(response *http.Response) error {
-	var body ErrorBody
-	data, err := io.ReadAll(io.LimitReader(response.Body, 1<<20))
-	if err == nil {
-		err = json.Unmarshal(data, &body)
-	}
-	if err != nil {
-		body = ErrorBody{}
-	}
-	return restore(body.Error, response.StatusCode)
-}
-
 // Whitelist returns every entry in order of prefix.
 func (c *Client) Whitelist(ctx context.Context) (entries []eboot.WhitelistEntry, err error) {
-	return entries, c.do(ctx, call{method: "GET", path: "/v1/whitelist"}, &entries)
+	return entries, c.do(ctx, call{method: "GET", path: "/v1/whitelist", query: c.state()}, &entries)
 }
 
 // Allow adds or replaces whitelist entries, all or none.
@@ -242,7 +124,7 @@ func (c *Client) Deny(ctx context.Context, prefixes ...netip.Prefix) (r WriteRes
 
 // Check says whether slave is whitelisted.
 func (c *Client) Check(ctx context.Context, slave netip.Addr) (r SlaveCheck, err error) {
-	return r, c.do(ctx, call{method: "GET", path: "/v1/slaves/" + slave.String() + "/check"}, &r)
+	return r, c.do(ctx, call{method: "GET", path: "/v1/slaves/" + slave.String() + "/check", query: c.state()}, &r)
 }
 
 // Explain says step by step why slave would or would not boot.
@@ -252,12 +134,12 @@ func (c *Client) Explain(ctx context.Context, slave netip.Addr) (r eboot.Explana
 
 // Channels returns every channel.
 func (c *Client) Channels(ctx context.Context) (channels []eboot.Channel, err error) {
-	return channels, c.do(ctx, call{method: "GET", path: "/v1/channels"}, &channels)
+	return channels, c.do(ctx, call{method: "GET", path: "/v1/channels", query: c.state()}, &channels)
 }
 
 // Channel returns one channel, or eboot.ErrNotFound.
 func (c *Client) Channel(ctx context.Context, name string) (r eboot.Channel, err error) {
-	return r, c.do(ctx, call{method: "GET", path: "/v1/channels/" + url.PathEscape(name)}, &r)
+	return r, c.do(ctx, call{method: "GET", path: "/v1/channels/" + url.PathEscape(name), query: c.state()}, &r)
 }
 
 // SetChannel moves a channel to a bundle.
@@ -267,12 +149,12 @@ func (c *Client) SetChannel(ctx context.Context, name string, set ChannelSet) (r
 
 // Bundles returns every bundle in order of name, version and ERTS.
 func (c *Client) Bundles(ctx context.Context) (bundles []BundleDetail, err error) {
-	return bundles, c.do(ctx, call{method: "GET", path: "/v1/bundles"}, &bundles)
+	return bundles, c.do(ctx, call{method: "GET", path: "/v1/bundles", query: c.state()}, &bundles)
 }
 
 // Bundle returns the bundles of ref, one for each ERTS version, or eboot.ErrNotFound.
 func (c *Client) Bundle(ctx context.Context, ref eboot.Ref) (details []BundleDetail, err error) {
-	return details, c.do(ctx, call{method: "GET", path: bundlePath(ref)}, &details)
+	return details, c.do(ctx, call{method: "GET", path: bundlePath(ref), query: c.state()}, &details)
 }
 
 // RemoveBundle takes a bundle out, for one ERTS version or (empty) all.
@@ -340,18 +222,11 @@ func (c *Client) FollowBoots(ctx context.Context, each func(eboot.Boot) error) e
 
 // stream reads a reply of JSON lines.
 func (c *Client) stream(ctx context.Context, method, path string, each func(line []byte) error) error {
-	e, err := c.pick(ctx)
-	if err != nil {
-		return err
-	}
-	response, err := e.send(ctx, method, path, nil, nil, nil, false)
+	response, server, err := c.open(ctx, call{method: method, path: path})
 	if err != nil {
 		return err
 	}
 	defer response.Body.Close()
-	if response.StatusCode != http.StatusOK {
-		return readError(response)
-	}
 	scanner := bufio.NewScanner(response.Body)
 	scanner.Buffer(nil, 16<<20)
 	for scanner.Scan() {
@@ -360,29 +235,9 @@ func (c *Client) stream(ctx context.Context, method, path string, each func(line
 		}
 	}
 	if err := scanner.Err(); err != nil {
-		return fmt.Errorf("server %s: stream: %v: %w", e.name, err, eboot.ErrUnreachable)
+		return fmt.Errorf("server %s: stream: %v: %w", server, err, eboot.ErrUnreachable)
 	}
 	return nil
-}
-
-// pick returns the first server that answers: work of several requests stays
-// with one server.
-func (c *Client) pick(ctx context.Context) (endpoint, error) {
-	ctx, cancel := context.WithTimeout(ctx, c.timeout)
-	defer cancel()
-	var first error
-	for _, e := range c.endpoints {
-		response, err := e.send(ctx, "GET", "/livez", nil, nil, nil, false)
-		if err == nil {
-			if err = decode(response, nil, nil); err == nil {
-				return e, nil
-			}
-		}
-		if first == nil {
-			first = err
-		}
-	}
-	return endpoint{}, first
 }
 
 // Status returns what a server says of itself and its Raft group.
@@ -395,22 +250,57 @@ func (c *Client) Readiness(ctx context.Context) (r eboot.Readiness, err error) {
 	return r, c.do(ctx, call{method: "GET", path: "/v1/cluster/ready", accept: []int{http.StatusServiceUnavailable}}, &r)
 }
 
+// Members returns what the servers together know of each of them.
+func (c *Client) Members(ctx context.Context) (r eboot.Membership, err error) {
+	return r, c.do(ctx, call{method: "GET", path: "/v1/cluster/members"}, &r)
+}
+
+// InitCluster has the server at the first address found a cluster of its own. No
+// other is asked in its place: two would found two clusters.
+func (c *Client) InitCluster(ctx context.Context) (r ClusterFounded, err error) {
+	return r, c.do(ctx, call{method: "POST", path: "/v1/cluster/init", once: true, here: true}, &r)
+}
+
+// Self stands for the server at the first address in DrainServer.
+const Self = "self"
+
+// DrainServer has a server leave its slaves to the others, or take them again. id is
+// that of the server, a prefix of it, or Self.
+func (c *Client) DrainServer(ctx context.Context, id string, drained bool) (r WriteResult, err error) {
+	if err := eboot.CheckName("server", id); err != nil {
+		return r, err
+	}
+	path := "/v1/cluster/members/" + id + "/drained"
+	return r, c.do(ctx, call{method: "PUT", path: path, body: DrainedSet{Drained: drained}, write: true, here: id == Self}, &r)
+}
+
+// TransferLeadership makes another server lead: to, or (empty) any.
+func (c *Client) TransferLeadership(ctx context.Context, to string) (r LeaderTransferred, err error) {
+	return r, c.do(ctx, call{method: "POST", path: "/v1/cluster/transfer", body: LeaderTransfer{To: to}, once: true}, &r)
+}
+
+// RemoveServer takes a server out for good; with replace, the one that waits at its
+// address takes its place.
+func (c *Client) RemoveServer(ctx context.Context, id string, replace bool) (r WriteResult, err error) {
+	if err := eboot.CheckName("server", id); err != nil {
+		return r, err
+	}
+	query := url.Values{}
+	if replace {
+		query.Set("replace", "true")
+	}
+	return r, c.do(ctx, call{method: "DELETE", path: "/v1/cluster/members/" + id, query: query, write: true}, &r)
+}
+
 // SaveSnapshot writes the replicated state to w. A snapshot that was cut off is
 // eboot.ErrUnreachable.
 func (c *Client) SaveSnapshot(ctx context.Context, w io.Writer) (SnapshotInfo, error) {
 	var info SnapshotInfo
-	e, err := c.pick(ctx)
-	if err != nil {
-		return info, err
-	}
-	response, err := e.send(ctx, "GET", "/v1/snapshot", nil, nil, nil, false)
+	response, _, err := c.open(ctx, call{method: "GET", path: "/v1/snapshot"})
 	if err != nil {
 		return info, err
 	}
 	defer response.Body.Close()
-	if response.StatusCode != http.StatusOK {
-		return info, readError(response)
-	}
 	if err := json.Unmarshal([]byte(response.Header.Get("Eboot-Snapshot")), &info); err != nil {
 		return info, fmt.Errorf("snapshot: answer without description: %w", eboot.ErrUnavailable)
 	}

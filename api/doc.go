@@ -5,7 +5,9 @@
 // The server knows no replicated state, no Raft and no disk: it asks the small
 // interfaces of backend.go, whose methods speak in types of the root package.
 // Every write carries a request id, so that repeating it is safe, and may carry
-// the generation it expects.
+// the generation it expects. A client that knows several servers moves on to the next
+// when one fails (moving.go). A read of the replicated state makes sure first that the
+// server knows all that was acknowledged; when it cannot, the answer says why not.
 //
 // Goroutines: Serve owns the HTTP server's connections and returns when they
 // have ended. Handlers run on the connection's goroutine; a streaming reply

@@ -13,7 +13,10 @@ import (
 	"eboot"
 )
 
-func (s *Server) whitelist(w http.ResponseWriter, _ *http.Request) error {
+func (s *Server) whitelist(w http.ResponseWriter, r *http.Request) error {
+	if err := s.fresh(w, r); err != nil {
+		return err
+	}
 	return writeJSON(w, http.StatusOK, s.backend.Entries())
 }
 
@@ -54,6 +57,9 @@ func (s *Server) check(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
+	if err := s.fresh(w, r); err != nil {
+		return err
+	}
 	return writeJSON(w, http.StatusOK, s.backend.Check(slave))
 }
 
@@ -65,11 +71,17 @@ func (s *Server) explain(w http.ResponseWriter, r *http.Request) error {
 	return writeJSON(w, http.StatusOK, s.backend.Explain(slave))
 }
 
-func (s *Server) channels(w http.ResponseWriter, _ *http.Request) error {
+func (s *Server) channels(w http.ResponseWriter, r *http.Request) error {
+	if err := s.fresh(w, r); err != nil {
+		return err
+	}
 	return writeJSON(w, http.StatusOK, s.backend.Channels())
 }
 
 func (s *Server) channel(w http.ResponseWriter, r *http.Request) error {
+	if err := s.fresh(w, r); err != nil {
+		return err
+	}
 	c, err := s.backend.Channel(r.PathValue("channel"))
 	if err != nil {
 		return err
@@ -93,13 +105,19 @@ func (s *Server) setChannel(w http.ResponseWriter, r *http.Request) error {
 	return writeJSON(w, http.StatusOK, result)
 }
 
-func (s *Server) bundles(w http.ResponseWriter, _ *http.Request) error {
+func (s *Server) bundles(w http.ResponseWriter, r *http.Request) error {
+	if err := s.fresh(w, r); err != nil {
+		return err
+	}
 	return writeJSON(w, http.StatusOK, s.backend.Bundles())
 }
 
 func (s *Server) bundle(w http.ResponseWriter, r *http.Request) error {
 	ref, err := pathRef(r)
 	if err != nil {
+		return err
+	}
+	if err := s.fresh(w, r); err != nil {
 		return err
 	}
 	details, err := s.backend.Bundle(ref)

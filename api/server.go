@@ -25,6 +25,10 @@ const (
 	headerExpectGeneration = "Eboot-Expect-Generation"
 )
 
+// headerStale stands in a reply that may be older than what was acknowledged; its
+// value says why.
+const headerStale = "Eboot-Stale"
+
 const (
 	maxBody         = 4 << 20 // JSON bodies; publishes and snapshots have limits of their own
 	maxSnapshotBody = 1 << 30
@@ -58,29 +62,34 @@ func NewServer(o ServerOptions) *Server {
 		return writeJSON(w, http.StatusOK, map[string]string{"status": "alive"})
 	}))
 	for pattern, h := range map[string]handlerFunc{
-		"GET /readyz":                         s.ready,
-		"GET /v1/cluster":                     s.status,
-		"GET /v1/cluster/ready":               s.ready,
-		"GET /v1/whitelist":                   s.whitelist,
-		"POST /v1/whitelist":                  s.allow,
-		"POST /v1/whitelist/deny":             s.deny,
-		"GET /v1/slaves/{slave}/check":        s.check,
-		"GET /v1/slaves/{slave}/explain":      s.explain,
-		"GET /v1/channels":                    s.channels,
-		"GET /v1/channels/{channel}":          s.channel,
-		"PUT /v1/channels/{channel}":          s.setChannel,
-		"GET /v1/bundles":                     s.bundles,
-		"GET /v1/bundles/{bundle}":            s.bundle,
-		"DELETE /v1/bundles/{bundle}":         s.removeBundle,
-		"POST /v1/bundles/{bundle}/verify":    s.verifyBundle,
-		"POST /v1/publishes":                  s.openPublish,
-		"PUT /v1/publishes/{publish}/blobs":   s.putBlobs,
-		"POST /v1/publishes/{publish}/commit": s.commitPublish,
-		"DELETE /v1/publishes/{publish}":      s.abortPublish,
-		"GET /v1/boots":                       s.boots,
-		"GET /v1/boots/follow":                s.followBoots,
-		"GET /v1/snapshot":                    s.saveSnapshot,
-		"POST /v1/snapshot":                   s.restoreSnapshot,
+		"GET /readyz":                              s.ready,
+		"GET /v1/cluster":                          s.status,
+		"GET /v1/cluster/ready":                    s.ready,
+		"POST /v1/cluster/init":                    s.initCluster,
+		"POST /v1/cluster/transfer":                s.transferLeadership,
+		"GET /v1/cluster/members":                  s.members,
+		"DELETE /v1/cluster/members/{server}":      s.removeServer,
+		"PUT /v1/cluster/members/{server}/drained": s.drainServer,
+		"GET /v1/whitelist":                        s.whitelist,
+		"POST /v1/whitelist":                       s.allow,
+		"POST /v1/whitelist/deny":                  s.deny,
+		"GET /v1/slaves/{slave}/check":             s.check,
+		"GET /v1/slaves/{slave}/explain":           s.explain,
+		"GET /v1/channels":                         s.channels,
+		"GET /v1/channels/{channel}":               s.channel,
+		"PUT /v1/channels/{channel}":               s.setChannel,
+		"GET /v1/bundles":                          s.bundles,
+		"GET /v1/bundles/{bundle}":                 s.bundle,
+		"DELETE /v1/bundles/{bundle}":              s.removeBundle,
+		"POST /v1/bundles/{bundle}/verify":         s.verifyBundle,
+		"POST /v1/publishes":                       s.openPublish,
+		"PUT /v1/publishes/{publish}/blobs":        s.putBlobs,
+		"POST /v1/publishes/{publish}/commit":      s.commitPublish,
+		"DELETE /v1/publishes/{publish}":           s.abortPublish,
+		"GET /v1/boots":                            s.boots,
+		"GET /v1/boots/follow":                     s.followBoots,
+		"GET /v1/snapshot":                         s.saveSnapshot,
+		"POST /v1/snapshot":                        s.restoreSnapshot,
 	} {
 		mux.HandleFunc(pattern, s.handle(h))
 	}

@@ -49,6 +49,16 @@ type BundleDetail struct {
 	Channels []string            `json:"channels"`          // channels that point to it
 	Pins     int                 `json:"pins"`              // slaves whose latest boot began with it
 	Disk     *eboot.BundleOnDisk `json:"on_disk,omitempty"` // on the server asked
+	Copies   []BundleCopy        `json:"copies,omitempty"`  // on every server; not in the list of all bundles
+}
+
+// BundleCopy says how much of a bundle one server holds.
+type BundleCopy struct {
+	Server  string `json:"server"`
+	Address string `json:"address"`
+	Blobs   int    `json:"blobs"`             // distinct blobs of the bundle; 0: not known
+	Missing int    `json:"missing"`           // of them not on its disk, or damaged
+	Problem string `json:"problem,omitempty"` // why they are missing, or why nothing is known
 }
 
 // PublishRequest opens a publish. It travels as the first line of the body of
@@ -87,6 +97,37 @@ type PublishCommit struct {
 type PublishResult struct {
 	WriteResult
 	Bundles []eboot.Bundle `json:"bundles"` // one for each ERTS version
+	// Laggards are servers without a whole copy when the bundle became visible. They
+	// go on copying, and serve no slave of this bundle until they have it.
+	Laggards []Laggard `json:"laggards,omitempty"`
+}
+
+// Laggard is a server that a publish did not wait for.
+type Laggard struct {
+	Server  string `json:"server"`
+	Address string `json:"address"`
+	Reason  string `json:"reason"`
+}
+
+// ClusterFounded is the answer to POST /v1/cluster/init.
+type ClusterFounded struct {
+	Cluster string `json:"cluster"` // its name
+	Server  string `json:"server"`  // the founder
+}
+
+// DrainedSet is the body of PUT /v1/cluster/members/{server}/drained.
+type DrainedSet struct {
+	Drained bool `json:"drained"`
+}
+
+// LeaderTransfer is the body of POST /v1/cluster/transfer.
+type LeaderTransfer struct {
+	To string `json:"to"` // empty: any server that can
+}
+
+// LeaderTransferred is the answer.
+type LeaderTransferred struct {
+	Leader string `json:"leader"`
 }
 
 // VerifyProgress is one line of the reply to POST /v1/bundles/{ref}/verify; the

@@ -50,14 +50,19 @@ func (c *command) bundlePublish() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			return c.print(outcome, func(w io.Writer) error { return publishText(w, ref, flags.channel, outcome) })
+			return c.print(outcome, func(w io.Writer) error {
+				for _, l := range outcome.Laggards {
+					c.warn(fmt.Sprintf("server %s (%s) does not have %s yet, and boots no slave of it until then: %s", l.Server, l.Address, ref, l.Reason))
+				}
+				return publishText(w, ref, flags.channel, outcome)
+			})
 		}),
 	}
 	cmd.Flags().StringArrayVar(&flags.erts, "erts", nil, "ERTS version it is for; may be repeated (default: found in PATH)")
 	cmd.Flags().StringVar(&flags.boot, "boot", "", "boot script in PATH that <root>/bin/start.boot answers (default: found)")
 	cmd.Flags().StringVar(&flags.channel, "channel", "", "also point this channel to it")
 	cmd.Flags().BoolVar(&flags.dereference, "dereference", false, "follow symlinks that point outside PATH")
-	cmd.Flags().IntVar(&flags.minCopies, "min-copies", 0, "how many servers must hold it before it becomes visible")
+	cmd.Flags().IntVar(&flags.minCopies, "min-copies", 0, "how many servers must hold it before it becomes visible (default: a majority, and those that are ready in time)")
 	return c.write(cmd)
 }
 
@@ -156,7 +161,7 @@ func (p *progressBar) done() {
 }
 
 func (c *command) bundleList() *cobra.Command {
-	return &cobra.Command{
+	return c.read(&cobra.Command{
 		Use: "list", Short: "Show every bundle", Args: arguments(0, 0),
 		RunE: c.withClient(func(ctx context.Context, client *api.Client, _ []string) error {
 			bundles, err := client.Bundles(ctx)
@@ -172,11 +177,11 @@ func (c *command) bundleList() *cobra.Command {
 				return table(w, "BUNDLE ERTS MANIFEST FILES SIZE PUBLISHED CHANNELS", rows)
 			})
 		}),
-	}
+	})
 }
 
 func (c *command) bundleShow() *cobra.Command {
-	return &cobra.Command{
+	return c.read(&cobra.Command{
 		Use: "show NAME@VERSION", Short: "Show a bundle, once for each ERTS version it was published for", Args: arguments(1, 1),
 		RunE: c.withClient(func(ctx context.Context, client *api.Client, args []string) error {
 			ref, err := eboot.ParseRef(args[0])
@@ -199,7 +204,7 @@ func (c *command) bundleShow() *cobra.Command {
 				return nil
 			})
 		}),
-	}
+	})
 }
 
 func bundleText(w io.Writer, d api.BundleDetail) error {
@@ -207,7 +212,7 @@ func bundleText(w io.Writer, d api.BundleDetail) error {
 	if d.Disk != nil {
 		held = fmt.Sprintf("%d of %d blobs on this server", d.Disk.Blobs-d.Disk.Missing, d.Disk.Blobs)
 	}
-	return fields(w, [][2]string{
+	if err := fields(w, [][2]string{
 		{"bundle", d.Ref().String()},
 		{"erts", d.ERTS},
 		{"manifest", d.Manifest.String()},
@@ -219,7 +224,19 @@ func bundleText(w io.Writer, d api.BundleDetail) error {
 		{"pinned by", fmt.Sprintf("%d slaves", d.Pins)},
 		{"held", held},
 		{"holders", strings.Join(d.Holders, " ")},
-	}...)
+	}...); err != nil || len(d.Copies) == 0 {
+		return err
+	}
+	rows := make([][]string, len(d.Copies))
+	for i, k := range d.Copies {
+		copied := "-"
+		if k.Blobs > 0 {
+			copied = fmt.Sprintf("%d/%d", k.Blobs-k.Missing, k.Blobs)
+		}
+		rows[i] = []string{k.Server, k.Address, copied, dash(k.Problem)}
+	}
+	fmt.Fprintln(w)
+	return table(w, "SERVER ADDRESS BLOBS PROBLEM", rows)
 }
 
 func (c *command) bundleVerify() *cobra.Command {

@@ -18,7 +18,7 @@ func (c *command) channelCommand() *cobra.Command {
 }
 
 func (c *command) channelList() *cobra.Command {
-	return &cobra.Command{
+	return c.read(&cobra.Command{
 		Use: "list", Short: "Show every channel and the bundle it points to for each ERTS version", Args: arguments(0, 0),
 		RunE: c.withClient(func(ctx context.Context, client *api.Client, _ []string) error {
 			channels, err := client.Channels(ctx)
@@ -33,7 +33,7 @@ func (c *command) channelList() *cobra.Command {
 				return table(w, "CHANNEL ERTS BUNDLE", rows)
 			})
 		}),
-	}
+	})
 }
 
 func channelRows(ch eboot.Channel) [][]string {
@@ -48,7 +48,7 @@ func channelRows(ch eboot.Channel) [][]string {
 }
 
 func (c *command) channelShow() *cobra.Command {
-	return &cobra.Command{
+	return c.read(&cobra.Command{
 		Use: "show CHANNEL", Short: "Show one channel and its latest moves", Args: arguments(1, 1),
 		RunE: c.withClient(func(ctx context.Context, client *api.Client, args []string) error {
 			ch, err := client.Channel(ctx, args[0])
@@ -67,7 +67,7 @@ func (c *command) channelShow() *cobra.Command {
 				return table(w, "GENERATION AT ERTS FROM TO", rows)
 			})
 		}),
-	}
+	})
 }
 
 func refText(r eboot.Ref) string {

@@ -23,6 +23,7 @@ var errNegative = errors.New("negative answer")
 
 // command is what every verb needs: where to print, and how to reach a server.
 type command struct {
+	in       *os.File
 	out, err io.Writer
 	getenv   func(string) string
 
@@ -31,11 +32,12 @@ type command struct {
 	token      string
 	timeout    time.Duration
 	generation string
+	stale      bool
 }
 
 // run executes one command line and returns its exit code.
 func run(ctx context.Context, args []string, out, errOut io.Writer) int {
-	c := &command{out: out, err: errOut, getenv: os.Getenv}
+	c := &command{in: os.Stdin, out: out, err: errOut, getenv: os.Getenv}
 	root := c.root()
 	root.SetArgs(args)
 	root.SetOut(out)
@@ -65,7 +67,7 @@ func (c *command) root() *cobra.Command {
 	})
 	flags := root.PersistentFlags()
 	flags.StringVarP(&c.format, "output", "o", "table", "output format: table or json (the API's own schema)")
-	flags.StringVar(&c.address, "address", "", "API addresses of servers, comma separated (EBOOT_ADDRESS; default "+api.DefaultAddress+")")
+	flags.StringVar(&c.address, "address", "", "API addresses of servers of one cluster, comma separated: when one fails the next is asked (EBOOT_ADDRESS; default "+api.DefaultAddress+")")
 	flags.StringVar(&c.token, "token", "", "API token (EBOOT_TOKEN); this version's API is local and knows no tokens")
 	flags.DurationVar(&c.timeout, "timeout", api.DefaultTimeout, "how long a call may take")
 	root.PersistentPreRunE = func(*cobra.Command, []string) error {
@@ -121,16 +123,39 @@ func (c *command) write(cmd *cobra.Command) *cobra.Command {
 	return cmd
 }
 
-// client returns a client for the servers that flags and environment name.
-func (c *command) client() (*api.Client, error) {
+// read adds the flag that every reading of the replicated state takes.
+func (c *command) read(cmd *cobra.Command) *cobra.Command {
+	cmd.Flags().BoolVar(&c.stale, "stale", false, "take what the server knows, without making sure that it is the newest")
+	return cmd
+}
+
+// addresses are those of the servers that flags and environment name.
+func (c *command) addresses() []string {
 	address := c.address
 	if address == "" {
 		address = c.getenv("EBOOT_ADDRESS")
 	}
+	if addresses := api.ParseAddresses(address); len(addresses) > 0 {
+		return addresses
+	}
+	return []string{api.DefaultAddress}
+}
+
+// client returns a client for the servers that flags and environment name.
+func (c *command) client() (*api.Client, error) {
 	if c.token != "" || c.getenv("EBOOT_TOKEN") != "" {
 		return nil, fmt.Errorf("token: this version's API is local and knows no tokens; unset EBOOT_TOKEN: %w", eboot.ErrInvalid)
 	}
-	options := api.ClientOptions{Addresses: api.ParseAddresses(address), Timeout: c.timeout}
+	warned := false
+	options := api.ClientOptions{
+		Addresses: c.addresses(), Timeout: c.timeout, Stale: c.stale,
+		OnStale: func(reason string) {
+			if !warned {
+				c.warn("this may not be the newest: " + reason)
+			}
+			warned = true
+		},
+	}
 	if c.generation != "" {
 		g, err := strconv.ParseUint(c.generation, 10, 64)
 		if err != nil {
@@ -173,6 +198,9 @@ func (c *command) printError(err error) {
 	}
 	fmt.Fprintln(c.err, "eboot:", err)
 }
+
+// warn says what is no error on stderr, where it does not disturb the output.
+func (c *command) warn(text string) { fmt.Fprintln(c.err, "eboot: warning:", text) }
 
 // interactive reports whether progress may be shown: only to a person.
 func (c *command) interactive() bool {

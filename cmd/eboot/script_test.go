@@ -7,11 +7,15 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"net/http"
+	"net/http/httptest"
 	"net/netip"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"strconv"
+	"strings"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -53,15 +57,16 @@ func TestScripts(t *testing.T) {
 			return nil
 		},
 		Cmds: map[string]func(ts *testscript.TestScript, neg bool, args []string){
-			"await":  await,
-			"empty":  empty,
-			"get":    get,
-			"hang":   hang,
-			"mask":   mask,
-			"poll":   poll,
-			"spoil":  spoil,
-			"status": status,
-			"holds":  holds,
+			"answers": answers,
+			"await":   await,
+			"empty":   empty,
+			"get":     get,
+			"hang":    hang,
+			"holds":   holds,
+			"mask":    mask,
+			"poll":    poll,
+			"spoil":   spoil,
+			"status":  status,
 		},
 	})
 }
@@ -202,6 +207,40 @@ func hang(ts *testscript.TestScript, neg bool, args []string) {
 	})
 }
 
+// answers starts a server that answers as a file says, until the script ends, and puts
+// its address into a variable: answers VARIABLE FILE. Each line of the file is
+//
+//	METHOD PATH STATUS BODYFILE [why the answer is stale]
+//
+// A request that no line names is answered with 404 and no explanation. So the output
+// of verbs can be fixed for groups of servers in any state.
+func answers(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) != 2 {
+		ts.Fatalf("usage: answers VARIABLE FILE")
+	}
+	mux := http.NewServeMux()
+	for line := range strings.Lines(ts.ReadFile(args[1])) {
+		f := strings.SplitN(strings.TrimSpace(line), " ", 5)
+		if len(f) < 4 {
+			ts.Fatalf("%s: %q", args[1], line)
+		}
+		body := ts.ReadFile(f[3])
+		code, err := strconv.Atoi(f[2])
+		ts.Check(err)
+		mux.HandleFunc(f[0]+" "+f[1], func(w http.ResponseWriter, r *http.Request) {
+			w.Header().Set("Content-Type", "application/json")
+			if len(f) > 4 && r.URL.Query().Get("stale") == "" {
+				w.Header().Set("Eboot-Stale", f[4])
+			}
+			w.WriteHeader(code)
+			_, _ = io.WriteString(w, body)
+		})
+	}
+	server := httptest.NewServer(mux)
+	ts.Defer(server.Close)
+	ts.Setenv(args[0], server.URL)
+}
+
 // holds waits until a file holds a text: holds FILE TEXT.
 func holds(ts *testscript.TestScript, neg bool, args []string) {
 	if neg || len(args) != 2 {
@@ -246,7 +285,9 @@ var maskTable = []struct {
 	{regexp.MustCompile(`127\.0\.2\.\d+`), "IP"},
 	{regexp.MustCompile(`by process \d+`), "by process PID"},
 	{regexp.MustCompile(`127\.0\.0\.1:\d{5}\b`), "127.0.0.1:PORT"},
-	{regexp.MustCompile(`"(free_bytes|term|index|last_index|applied_index|cached_index)": \d+`), `"$1": 0`},
+	{regexp.MustCompile(`"(free_bytes|term|index|last_index|applied_index|cached_index|last_term|snapshot_index|snapshot_term)": \d+`), `"$1": 0`},
+	{regexp.MustCompile(`index \d+(, term \d+)?`), "index N$1"},
+	{regexp.MustCompile(`, term \d+`), ", term N"},
 	{regexp.MustCompile(`[\d.]+ [kMGTP]?B free`), "SPACE free"},
 	{regexp.MustCompile(`[ \t]+\n`), "\n"},
 }

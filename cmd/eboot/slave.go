@@ -105,7 +105,7 @@ func (c *command) slaveDeny() *cobra.Command {
 }
 
 func (c *command) slaveList() *cobra.Command {
-	return &cobra.Command{
+	return c.read(&cobra.Command{
 		Use: "list", Short: "Show the whitelist", Args: arguments(0, 0),
 		RunE: c.withClient(func(ctx context.Context, client *api.Client, _ []string) error {
 			entries, err := client.Whitelist(ctx)
@@ -120,11 +120,11 @@ func (c *command) slaveList() *cobra.Command {
 				return table(w, "PREFIX CHANNEL LABELS", rows)
 			})
 		}),
-	}
+	})
 }
 
 func (c *command) slaveCheck() *cobra.Command {
-	return &cobra.Command{
+	return c.read(&cobra.Command{
 		Use: "check ADDR", Short: "Say whether an address is whitelisted (exit 6 when not)", Args: arguments(1, 1),
 		RunE: c.withClient(func(ctx context.Context, client *api.Client, args []string) error {
 			addr, err := eboot.ParseAddr(args[0])
@@ -148,7 +148,7 @@ func (c *command) slaveCheck() *cobra.Command {
 			}
 			return err
 		}),
-	}
+	})
 }
 
 func (c *command) slaveExplain() *cobra.Command {
