@@ -145,6 +145,11 @@ func startEboot(t testing.TB, erl testutil.Erlang, tree string, roots []string) 
 // Publish publishes the tree at path for the ERTS of erl and moves channel stable to it.
 func (s *server) Publish(t testing.TB, erl testutil.Erlang, name, version, path string) {
 	t.Helper()
+	publishTree(t, s.Client, erl, eboot.Ref{Name: name, Version: version}, path)
+}
+
+func publishTree(t testing.TB, client *api.Client, erl testutil.Erlang, ref eboot.Ref, path string) api.PublishOutcome {
+	t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
 	defer cancel()
 	source, err := ingest.Open(ctx, path, ingest.Options{Dereference: true, ERTS: []string{erl.ERTS}})
@@ -153,23 +158,29 @@ func (s *server) Publish(t testing.TB, erl testutil.Erlang, name, version, path 
 	}
 	defer func() { _ = source.Close() }()
 	found := source.Found()
-	if _, err := s.Client.Publish(ctx, api.Publish{
-		Ref: eboot.Ref{Name: name, Version: version}, ERTS: found.ERTS,
-		BootScript: found.BootScript, SysConfig: found.SysConfig,
+	outcome, err := client.Publish(ctx, api.Publish{
+		Ref: ref, ERTS: found.ERTS, BootScript: found.BootScript, SysConfig: found.SysConfig,
 		Channel: eboot.DefaultChannel, Source: source,
-	}); err != nil {
+	})
+	if err != nil {
 		t.Fatalf("publish %s: %v", path, err)
 	}
+	return outcome
 }
 
 // Allow lets the addresses of prefix boot from channel stable.
 func (s *server) Allow(t testing.TB, prefix string) {
 	t.Helper()
+	allow(t, s.Client, prefix)
+}
+
+func allow(t testing.TB, client *api.Client, prefix string) {
+	t.Helper()
 	p, err := eboot.ParsePrefix(prefix)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := s.Client.Allow(t.Context(), eboot.WhitelistEntry{Prefix: p, Channel: eboot.DefaultChannel}); err != nil {
+	if _, err := client.Allow(t.Context(), eboot.WhitelistEntry{Prefix: p, Channel: eboot.DefaultChannel}); err != nil {
 		t.Fatalf("allow %s: %v", prefix, err)
 	}
 }

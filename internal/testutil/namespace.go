@@ -41,6 +41,10 @@ func NewNamespace(t testing.TB) *Namespace {
 	return n
 }
 
+// Path names the namespace for programs such as `ip` and `nsenter --net=PATH`, as long
+// as the test runs.
+func (n *Namespace) Path() string { return fmt.Sprintf("/proc/%d/fd/%d", os.Getpid(), n.file.Fd()) }
+
 // onOwnThread runs f on a thread that is thrown away afterwards: a thread that has
 // changed its namespace must never run anything else.
 func onOwnThread(f func() error) error {
@@ -74,8 +78,8 @@ func setLoopbackUp() error {
 // net.ListenUDP do).
 func (n *Namespace) Do(f func() error) error {
 	return onOwnThread(func() error {
-		if err := unix.Setns(int(n.file.Fd()), unix.CLONE_NEWNET); err != nil {
-			return fmt.Errorf("enter network namespace: %w", err)
+		if err := n.enter(); err != nil {
+			return err
 		}
 		return f()
 	})

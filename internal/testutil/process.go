@@ -41,27 +41,19 @@ func (o *outputBuffer) String() string {
 	return o.buf.String()
 }
 
-// startProcess starts cmd, in ns when that is not nil: a child inherits the namespace
-// of the thread that starts it.
+// startProcess starts cmd, in ns when that is not nil.
 func startProcess(t testing.TB, cmd *exec.Cmd, ns *Namespace) *process {
 	t.Helper()
 	p := &process{cmd: cmd, done: make(chan struct{})}
 	cmd.Stdout, cmd.Stderr = &p.out, &p.out
-	if cmd.SysProcAttr == nil {
-		cmd.SysProcAttr = &syscall.SysProcAttr{}
-	}
-	cmd.SysProcAttr.Setpgid = true
 	// A grandchild that keeps the pipe open must not keep Wait from returning.
 	cmd.WaitDelay = 2 * time.Second
-	start := cmd.Start
-	if ns != nil {
-		start = func() error { return ns.Do(cmd.Start) }
-	}
-	if err := start(); err != nil {
-		t.Fatalf("start %s: %v", cmd.Path, err)
+	ended, err := Spawn(cmd, ns)
+	if err != nil {
+		t.Fatal(err)
 	}
 	go func() {
-		p.err = cmd.Wait()
+		p.err = <-ended
 		close(p.done)
 	}()
 	t.Cleanup(p.kill)

@@ -64,6 +64,29 @@ var installation = sync.OnceValues(func() (Erlang, error) {
 	return e, err
 })
 
+// RequireNetwork skips a test that builds networks where that cannot be done: it needs
+// root, and the programs ip and nft. EBOOT_REQUIRE_ERL=1 says that it must be possible,
+// and makes it a failure.
+func RequireNetwork(t testing.TB) {
+	t.Helper()
+	var missing []string
+	if os.Geteuid() != 0 {
+		missing = append(missing, "root")
+	}
+	for _, program := range []string{"ip", "nft"} {
+		if _, err := exec.LookPath(program); err != nil {
+			missing = append(missing, "the program "+program)
+		}
+	}
+	switch {
+	case len(missing) == 0:
+	case os.Getenv("EBOOT_REQUIRE_ERL") == "1":
+		t.Fatalf("EBOOT_REQUIRE_ERL=1, but to build a network of hosts this lacks %s", strings.Join(missing, ", "))
+	default:
+		t.Skipf("needs %s, to build a network of hosts", strings.Join(missing, ", "))
+	}
+}
+
 // RequireRoot skips a test that needs network namespaces when it may not make them.
 func RequireRoot(t testing.TB) {
 	t.Helper()
