@@ -36,6 +36,12 @@ var mayImport = []struct {
 	{"eboot/fleet", []string{"eboot", "eboot/internal/fsutil"}, "what was observed of slaves never goes through Raft"},
 	{"eboot/config", []string{"eboot"}, "configuration is text that was checked: it starts nothing"},
 	{"eboot/internal/fsutil", nil, "a leaf"},
+	{"eboot/cluster/gossip", []string{"eboot", "eboot/internal/fsutil"}, "gossip suggests who is there; it decides nothing and knows no Raft"},
+	{"eboot/filestore/mirror", []string{"eboot", "eboot/filestore"}, "blobs are copied by digest: what bundle they belong to is somebody else's"},
+	{"eboot/internal/peerport", []string{"eboot"}, "one port for several protocols: it knows none of them"},
+	{"eboot/internal/peerrpc", []string{"eboot", "eboot/api"}, "servers describe things and errors to each other as they do to operators"},
+	{"eboot/internal/systemd", nil, "a leaf"},
+	{"eboot/internal/testnet", []string{"*"}, "tests may use everything"},
 	{"eboot/internal/metrics", nil, "metrics read numbers through functions: they know no component"},
 	{"eboot/internal/sockowner", nil, "a leaf"},
 	{"eboot/internal/servingcache", []string{"eboot", "eboot/internal/fsutil"}, "the serving cache keeps bytes with an index: it does not know what a state is"},
@@ -54,7 +60,7 @@ var onlyFrom = []struct {
 	{"github.com/hashicorp/raft", []string{"eboot/cluster"}, "consensus has one owner"},
 	{"github.com/hashicorp/raft-boltdb", []string{"eboot/cluster"}, "consensus has one owner"},
 	{"go.etcd.io/bbolt", []string{"eboot/cluster"}, "consensus has one owner"},
-	{"github.com/hashicorp/memberlist", []string{"eboot/cluster"}, "gossip only suggests addresses; membership is the cluster's"},
+	{"github.com/hashicorp/memberlist", []string{"eboot/cluster/gossip"}, "gossip only suggests addresses; membership is the cluster's"},
 	{"github.com/prometheus", []string{"eboot/internal/metrics"}, "metrics go through one registry that is passed in"},
 	{"github.com/hashicorp/go-metrics", []string{"eboot/internal/metrics"}, "metrics go through one registry that is passed in"},
 	{"github.com/spf13/cobra", []string{"eboot/cmd/eboot"}, "flags are the command's business"},
@@ -62,7 +68,9 @@ var onlyFrom = []struct {
 	{"github.com/gaissmai/bart", []string{"eboot/fsm"}, "the whitelist is part of the replicated state"},
 	{"github.com/klauspost/compress", []string{"eboot/ingest", "eboot/filestore/bundlefs"}, "archives are read where they come in"},
 	{"eboot/config", []string{"eboot/cmd/eboot", "eboot/internal/agent"}, "components take options of their own, not the file's keys"},
-	{"eboot/internal/testutil", []string{"eboot/internal/testutil", "eboot/test/..."}, "only tests may use test code"},
+	{"github.com/coreos/go-systemd", []string{"eboot/internal/systemd"}, "the service manager is told in one place"},
+	{"eboot/internal/testnet", []string{"eboot/internal/testnet", "eboot/test/..."}, "only tests may use test code"},
+	{"eboot/internal/testutil", []string{"eboot/internal/testutil", "eboot/internal/testnet", "eboot/test/..."}, "only tests may use test code"},
 }
 
 // forbiddenCalls are selectors that must not stand in a package's own code.

@@ -35,7 +35,7 @@ var (
 	errProgress   = errors.New("the slave did not take the reply in time")
 	errTooLong    = errors.New("the request is longer than 64 KiB")
 	errCutShort   = errors.New("closed in the middle of a request")
-	errDraining   = errors.New("the server is stopping")
+	errDraining   = errors.New("the server is stopping or drained")
 	errWrongSize  = errors.New("the content is shorter than its size")
 	errFrameLimit = errors.New("the content does not fit into a frame")
 
@@ -167,7 +167,7 @@ func (c *connection) read(have int) error {
 		return nil // the error comes again
 	}
 	switch {
-	case timedOut(err) && c.group.draining.Load():
+	case timedOut(err) && c.draining():
 		return errDraining
 	case timedOut(err):
 		c.server.count.timeouts.Add(1)
@@ -215,7 +215,7 @@ func (c *connection) room(have int) {
 // second of silence ends the connection, whatever is expected.
 func (c *connection) expect(what error, limit time.Duration) error {
 	c.waiting = what
-	draining := c.group.draining.Load()
+	draining := c.draining()
 	if !draining {
 		deadline := c.now.Add(limit)
 		if left := c.deadline.Sub(c.now); what == errIdle && left <= limit && left > limit-limit/8 {
@@ -226,7 +226,7 @@ func (c *connection) expect(what error, limit time.Duration) error {
 			return fmt.Errorf("read a request: %w", err)
 		}
 		// A drain that began meanwhile has set the deadline before us.
-		draining = c.group.draining.Load()
+		draining = c.draining()
 	}
 	if draining {
 		if err := c.conn.SetReadDeadline(time.Now().Add(c.server.options.Quiet)); err != nil {
@@ -235,6 +235,9 @@ func (c *connection) expect(what error, limit time.Duration) error {
 	}
 	return nil
 }
+
+// draining reports whether a quiet connection is to end.
+func (c *connection) draining() bool { return c.group.draining.Load() || c.server.drained.Load() }
 
 // answer handles one request and returns the length of the reply.
 func (c *connection) answer(session Session, frame []byte) (int64, error) {

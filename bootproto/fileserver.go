@@ -71,7 +71,10 @@ type FileServer struct {
 	pieces   sync.Pool
 	count    fileCounters
 
-	mu        sync.Mutex // guards what follows
+	drained atomic.Bool // see Drain
+
+	mu        sync.Mutex  // guards what follows
+	overdue   *time.Timer // cuts what is open when a Drain takes too long
 	open      int
 	addresses map[netip.Addr]int       // open connections by address
 	sessions  map[*connection]struct{} // open connections that the Host accepted
@@ -270,6 +273,31 @@ func (s *FileServer) Recheck() {
 			c.cut(err)
 		}
 	}
+}
+
+// Drain makes slaves go elsewhere without ending Serve: each connection is closed
+// after it was quiet for a while, all that are open now when the time to drain is over.
+// Slaves that still come are served, until they are quiet. Drain(false) ends it.
+func (s *FileServer) Drain(on bool) {
+	if s.drained.Swap(on) == on {
+		return
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if !on {
+		s.overdue.Stop()
+		return // deadlines that were set lapse with the next request, or cost a slave a reconnection
+	}
+	open := make([]*connection, 0, len(s.sessions))
+	for c := range s.sessions {
+		open = append(open, c)
+		_ = c.conn.SetReadDeadline(time.Now().Add(s.options.Quiet))
+	}
+	s.overdue = time.AfterFunc(s.options.Drain, func() {
+		for _, c := range open {
+			c.cut(errDraining)
+		}
+	})
 }
 
 // connections returns the open connections of a group, or all.

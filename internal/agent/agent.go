@@ -17,6 +17,7 @@ import (
 	"eboot/api"
 	"eboot/bootproto"
 	"eboot/cluster"
+	"eboot/cluster/gossip"
 	"eboot/config"
 	"eboot/filestore"
 	"eboot/fleet"
@@ -43,6 +44,7 @@ type Agent struct {
 	identity
 	replicated
 	serving
+	group
 	signals
 }
 
@@ -76,10 +78,11 @@ type serving struct {
 
 // signals are what one goroutine of the agent tells the others.
 type signals struct {
-	answering  atomic.Bool   // discovery is served
-	started    chan struct{} // closed when it is for the first time
-	collect    chan struct{} // asks for a collection
-	damage     chan struct{} // asks for a recount of what is on disk
+	answering  atomic.Bool        // discovery is served
+	started    chan struct{}      // closed when it is for the first time
+	collect    chan struct{}      // asks for a collection
+	damage     chan struct{}      // asks for a recount of what is on disk
+	pulse      chan chan struct{} // asks for a sign of life: see Healthy
 	apiAddress atomic.Pointer[string]
 	storageErr atomic.Pointer[error]
 }
@@ -94,7 +97,7 @@ func New(o Options) (a *Agent, err error) {
 	a = &Agent{
 		config: o.Config, logger: o.Logger, now: time.Now,
 		identity: identity{version: o.Version, roots: o.Config.Boot.Roots, startedAt: time.Now()},
-		signals:  signals{started: make(chan struct{}), collect: make(chan struct{}, 1), damage: make(chan struct{}, 1)},
+		signals:  signals{started: make(chan struct{}), collect: make(chan struct{}, 1), damage: make(chan struct{}, 1), pulse: make(chan chan struct{})},
 	}
 	if a.data, err = openDataDir(o.Config.DataDir); err != nil {
 		return nil, err
@@ -121,7 +124,11 @@ func New(o Options) (a *Agent, err error) {
 		return nil, errors.Join(err, a.store.Close())
 	}
 	a.trees = newTreeSet(a.store, a.roots, o.Logger)
-	a.boot = &bootService{view: a.view, trees: a.trees, fleet: a.fleet}
+	a.newGroup()
+	a.boot = &bootService{
+		view: a.view, trees: a.trees, fleet: a.fleet, peers: a.peers, pins: a.group.pins,
+		ranking: newRanking(a.server, o.Config.Boot.Priority), outcast: &a.outcast,
+	}
 	a.files = bootproto.NewFileServer(bootproto.FileServerOptions{
 		Host: a.boot, Logger: o.Logger.Named("files"),
 		ConnectionsPerAddress: o.Config.Boot.Limits.ConnectionsPerAddress, Connections: o.Config.Boot.Limits.Connections,
@@ -170,8 +177,19 @@ func (a *Agent) Run(ctx context.Context) (err error) {
 	if err != nil {
 		return err
 	}
+	var peerListener net.Listener
+	if a.config.Clustered() {
+		if peerListener, err = a.openGroup(); err != nil {
+			return errors.Join(err, closeAll(admin))
+		}
+	}
+	for _, warning := range a.config.Warnings() {
+		a.logger.Warn(warning)
+	}
 
 	background := newStage(ctx, "background", fail)
+	others := newStage(ctx, "peers", fail)
+	copying := newStage(ctx, "copies", fail)
 	following := newStage(ctx, "state", fail)
 	files := newStage(ctx, "files", fail)
 	apis := newStage(ctx, "api", fail)
@@ -189,19 +207,22 @@ func (a *Agent) Run(ctx context.Context) (err error) {
 	background.run("publishes", a.publishes.sweep)
 
 	if err := a.openCluster(fail); err != nil {
-		for _, ln := range admin {
-			err = errors.Join(err, ln.Close())
+		err = errors.Join(err, closeAll(admin), files.stop(), background.stop())
+		if peerListener != nil {
+			err = errors.Join(err, peerListener.Close(), a.peers.gossip.Close())
 		}
-		return errors.Join(err, files.stop(), background.stop())
+		return err
 	}
 	following.run("state", a.followState)
 	following.run("founding", a.found)
+	if peerListener != nil {
+		a.serveGroup(others, peerListener)
+		following.run("forming", a.cluster.Form)
+		copying.run("copies", a.mirrorBundles)
+	}
 	server := api.NewServer(api.ServerOptions{Backend: a, Metrics: a.metrics.Handler(), Logger: a.logger.Named("api"), Live: a.live})
 	for _, ln := range admin {
-		apis.run("api", func(ctx context.Context) error {
-			a.catchUp(ctx)
-			return server.Serve(ctx, ln)
-		})
+		apis.run("api", func(ctx context.Context) error { return server.Serve(ctx, ln) })
 	}
 	for _, socket := range sockets {
 		discovery.run("discovery", func(ctx context.Context) error { return a.discovery.Serve(ctx, socket) })
@@ -215,14 +236,32 @@ func (a *Agent) Run(ctx context.Context) (err error) {
 
 	// Silence first: a slave must not be sent to a server that is about to refuse it.
 	a.boot.draining.Store(true)
+	if peerListener != nil {
+		a.peers.gossip.Update(func(m *gossip.Meta) { m.Draining = true })
+	}
 	err = discovery.stop()
+	// Another leads while slaves are waited for. It is tried for a limited time, and
+	// without it the others find a leader a little later.
+	if peerListener != nil && a.cluster.Status().Role == "leader" {
+		if err := a.cluster.Transfer(context.WithoutCancel(ctx), ""); err != nil {
+			a.logger.Warn("leadership was not handed over", "error", err)
+		}
+	}
 	// Connections end after a second of quiet: a FIN in the middle of a stock
 	// preload costs the slave a minute for each module left.
 	err = errors.Join(err, files.stop())
 	// Nobody can ask for a change any more …
 	err = errors.Join(err, apis.stop())
 	// … so the log is complete, and the serving cache's last write has all of it.
-	err = errors.Join(err, a.cluster.Close(), following.stop(), background.stop())
+	err = errors.Join(err, copying.stop())
+	if peerListener != nil {
+		a.leaveGroup()
+	}
+	err = errors.Join(err, a.cluster.Close(), following.stop(), background.stop(), others.stop())
+	if peerListener != nil {
+		err = errors.Join(err, a.peers.gossip.Close())
+	}
+	a.peers.close()
 	return errors.Join(err, a.live())
 }
 
@@ -319,15 +358,14 @@ func clearSocket(path string) error {
 	return os.Remove(path)
 }
 
-func (a *Agent) openCluster(fail func(error)) error {
-	address := a.config.Peer.Advertise
-	if address == "" {
-		bind := a.config.Peer.Bind
-		if bind.Addr().IsUnspecified() {
-			bind = netip.AddrPortFrom(netip.AddrFrom4([4]byte{127, 0, 0, 1}), bind.Port())
-		}
-		address = bind.String()
+func closeAll(listeners []net.Listener) (err error) {
+	for _, ln := range listeners {
+		err = errors.Join(err, ln.Close())
 	}
+	return err
+}
+
+func (a *Agent) openCluster(fail func(error)) error {
 	if err := a.metrics.CollectRaft(); err != nil {
 		return err
 	}
@@ -335,17 +373,22 @@ func (a *Agent) openCluster(fail func(error)) error {
 	if err != nil {
 		return err
 	}
-	c, err := cluster.Open(cluster.Options{
-		Dir: a.data.raft(), ServerID: a.server, Address: address,
-		// A server that has a past must not found a cluster beside it: its state would
-		// begin anew, and slaves would lose what they boot.
-		Bootstrap:    a.config.Cluster.Expect == 1 && a.view.cached.Load() == nil && !founded,
+	// A server that has a past must not found a cluster beside it: its state would
+	// begin anew, and slaves would lose what they boot.
+	mayFound := a.view.cached.Load() == nil && !founded
+	options := cluster.Options{
+		Dir: a.data.raft(), ServerID: a.server, Address: aloneAddress,
+		Bootstrap: a.config.Cluster.Expect == 1 && mayFound, MayFound: mayFound,
 		StateMachine: stateMachine{a.machine}, Logger: a.logger.Named("raft"),
 		OnStorageFailure: func(err error) {
 			a.storageErr.Store(&err)
 			fail(fmt.Errorf("raft storage failed; a restart is the only safe way on: %w", err))
 		},
-	})
+	}
+	if a.config.Clustered() {
+		a.joinGroup(&options)
+	}
+	c, err := cluster.Open(options)
 	if err != nil {
 		if a.view.cached.Load() == nil || errors.Is(err, eboot.ErrInvalid) {
 			return err
@@ -355,11 +398,14 @@ func (a *Agent) openCluster(fail func(error)) error {
 		return nil
 	}
 	a.cluster = c
-	if len(c.Status().Servers) == 0 {
+	if len(c.Status().Servers) == 0 && !a.config.Clustered() {
 		a.logger.Error("the raft log of this server is gone", "error", errLogGone)
 	}
 	return nil
 }
+
+// aloneAddress stands in the configuration of a server that nobody can reach.
+const aloneAddress = "127.0.0.1:4381"
 
 func (a *Agent) live() error {
 	if err := a.storageErr.Load(); err != nil {

@@ -2,6 +2,7 @@ package agent
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"time"
@@ -27,33 +28,32 @@ func (m stateMachine) Snapshot() (io.WriterTo, error) { return m.State(), nil }
 
 // found gives a new cluster its identity, once it has a leader.
 func (a *Agent) found(ctx context.Context) error {
-	for a.machine.State().Cluster() == "" {
-		if a.raftStopped() != nil {
+	for {
+		known, led := a.machine.Changed(), a.cluster.LeaderChanged()
+		if a.machine.State().Cluster() != "" {
+			return a.data.markFounded(a.machine.State().Cluster())
+		}
+		if a.cluster.Failure() != nil {
 			return nil // readiness says so
 		}
-		err := a.tryFound(ctx)
-		if err == nil {
-			break
+		if a.cluster.Status().Role == roleLeader {
+			if err := a.tryFound(ctx); err != nil && ctx.Err() == nil {
+				a.logger.Warn("cluster has no identity yet; trying again", "error", err)
+			}
 		}
-		if ctx.Err() != nil {
-			return nil
-		}
-		a.logger.Warn("cluster has no identity yet; trying again", "error", err)
 		select {
+		case <-known:
+		case <-led:
 		case <-time.After(time.Second):
 		case <-ctx.Done():
 			return nil
 		}
 	}
-	return a.data.markFounded(a.machine.State().Cluster())
 }
 
 func (a *Agent) tryFound(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
 	defer cancel()
-	if err := a.cluster.WaitForLeader(ctx); err != nil {
-		return err
-	}
 	if err := a.cluster.Barrier(ctx); err != nil {
 		return err
 	}
@@ -61,8 +61,7 @@ func (a *Agent) tryFound(ctx context.Context) error {
 		return nil
 	}
 	_, err := a.propose(ctx, fsm.Init{
-		Header:    fsm.Header{RequestID: uuid.NewString(), At: a.now().UnixMilli()},
-		ClusterID: uuid.NewString(), Name: a.config.Cluster.Name,
+		Header: a.ownHeader(), ClusterID: uuid.NewString(), Name: a.config.Cluster.Name,
 	})
 	return err
 }
@@ -81,6 +80,13 @@ func (a *Agent) raftStopped() error {
 		return err
 	}
 	if err := a.cluster.Failure(); err != nil {
+		return err
+	}
+	if a.config.Clustered() {
+		err := a.cluster.Standing()
+		if len(a.cluster.Status().Servers) > 0 && !errors.Is(err, eboot.ErrConflict) {
+			return nil // a member, perhaps without a leader for the moment
+		}
 		return err
 	}
 	if len(a.cluster.Status().Servers) == 0 {
@@ -149,7 +155,7 @@ func (a *Agent) collector(ctx context.Context) error {
 func (a *Agent) collectBlobs(ctx context.Context) error {
 	// An index that is not the newest does not name what newer bundles need: the log
 	// may still be replayed, or have stopped.
-	if err := a.cluster.VerifiedRead(ctx); err != nil {
+	if err := a.Fresh(ctx); err != nil {
 		return err
 	}
 	if err := a.raftFailure(); err != nil {

@@ -24,6 +24,10 @@ type bootService struct {
 	listeners *listenerSet
 	full      func(netip.Addr) bool
 	draining  atomic.Bool
+	peers     *peers
+	pins      *pinExchange
+	ranking   ranking
+	outcast   *atomic.Pointer[error] // why this server has no place in the cluster, if it has none
 }
 
 var (
@@ -35,35 +39,64 @@ var (
 // Answer offers to serve only when this server could do so at once: a slave
 // ignores for ever a server that answered and then refused TCP.
 func (s *bootService) Answer(q bootproto.Query) (bootproto.Offer, error) {
-	port, err := s.servable(q.Slave.Addr(), q.ERTS)
+	offer, err := s.offer(q.Slave.Addr(), q.ERTS)
 	if err != nil {
 		s.fleet.Discovered(q.Slave.Addr(), q.ERTS, err.Error())
 		return bootproto.Offer{}, err
 	}
 	s.fleet.Discovered(q.Slave.Addr(), q.ERTS, "")
-	return bootproto.Offer{Rank: 0, LastRank: 0, Port: port}, nil
+	return offer, nil
 }
 
-func (s *bootService) servable(slave netip.Addr, erts string) (uint16, error) {
-	if s.draining.Load() {
-		return 0, fmt.Errorf("this server is stopping: %w", eboot.ErrUnavailable)
+func (s *bootService) offer(slave netip.Addr, erts string) (none bootproto.Offer, err error) {
+	state := s.view.State()
+	if err := s.silenced(state); err != nil {
+		return none, err
 	}
-	_, bundle, err := admit(s.view.State(), slave, erts)
+	_, bundle, err := admit(state, slave, erts)
 	if err != nil {
-		return 0, err
+		return none, err
 	}
 	r, ok := s.trees.residence(bundle)
 	if !ok || !r.complete() {
-		return 0, fmt.Errorf("bundle %s is not complete on this server: %w", bundle.Ref(), eboot.ErrUnavailable)
+		return none, fmt.Errorf("bundle %s is not complete on this server: %w", bundle.Ref(), eboot.ErrUnavailable)
 	}
 	port, ok := s.listeners.port(erts)
 	if !ok {
-		return 0, fmt.Errorf("no TCP port is open for ERTS %s: %w", erts, eboot.ErrUnavailable)
+		return none, fmt.Errorf("no TCP port is open for ERTS %s: %w", erts, eboot.ErrUnavailable)
 	}
 	if s.full(slave) {
-		return 0, fmt.Errorf("the limit of connections is reached: %w", eboot.ErrUnavailable)
+		return none, fmt.Errorf("the limit of connections is reached: %w", eboot.ErrUnavailable)
 	}
-	return port, nil
+	rank, last := s.rank(state, slave, bundle)
+	return bootproto.Offer{Rank: rank, LastRank: last, Port: port}, nil
+}
+
+// silenced says why this server answers no slave at all, if it does not.
+func (s *bootService) silenced(state *fsm.State) error {
+	switch {
+	case s.draining.Load():
+		return fmt.Errorf("this server is stopping: %w", eboot.ErrUnavailable)
+	case state.Drained(s.ranking.self):
+		return fmt.Errorf("this server is drained; `eboot cluster undrain` ends it: %w", eboot.ErrUnavailable)
+	}
+	if outcast := s.outcast.Load(); outcast != nil {
+		return *outcast
+	}
+	return nil
+}
+
+// rank places this server among those that could serve the slave as well: alive and
+// not draining by gossip, not drained, and holding the bundle, both by the state.
+func (s *bootService) rank(state *fsm.State, slave netip.Addr, bundle eboot.Bundle) (rank, last int) {
+	var room [8]string
+	others := room[:0]
+	for _, id := range bundle.Holders {
+		if id != s.ranking.self && s.peers.serving(id) && !state.Drained(id) {
+			others = append(others, id)
+		}
+	}
+	return s.ranking.rank(slave, others)
 }
 
 // admit answers which channel and bundle an address gets, or why none.
@@ -146,7 +179,9 @@ func (c *bootSession) begin(name []byte) (filestore.Content, error) {
 	content, err := tree.Get(name)
 	if err == nil {
 		c.tree = tree
-		c.seen.BootBegan(entry.Channel, bundle)
+		if pin := c.seen.BootBegan(entry.Channel, bundle); !pin.Manifest.IsZero() {
+			c.service.pins.share(pin)
+		}
 	}
 	return content, err
 }

@@ -19,17 +19,33 @@ type consensus interface {
 	// VerifiedRead returns when the state is as new as when it was called.
 	VerifiedRead(ctx context.Context) error
 	WaitForLeader(ctx context.Context) error
+	WaitApplied(ctx context.Context, index uint64) error
 	// HoldWrites and Restore replace the whole state: see cluster.Cluster.
 	HoldWrites(ctx context.Context) (release func(), err error)
 	Restore(ctx context.Context, size int64, r io.Reader) error
+	membership
 	consensusState
 	Close() error
+}
+
+// membership is who belongs to the group: see cluster.Cluster.
+type membership interface {
+	Form(ctx context.Context) error
+	Found(ctx context.Context) error
+	Transfer(ctx context.Context, to string) error
+	Remove(ctx context.Context, id string) error
+	Replace(ctx context.Context, old string) error
+	Knowledge() cluster.Knowledge
+	Learning() []cluster.Candidate
 }
 
 // consensusState is how Raft is on this server.
 type consensusState interface {
 	Status() cluster.Status
 	Failure() error // why Raft does not run here; nil while it does
+	// Standing says why this server is not a member of a cluster; nil while it is.
+	Standing() error
+	LeaderChanged() <-chan struct{}
 }
 
 var (
@@ -71,6 +87,36 @@ func (n noRaft) HoldWrites(context.Context) (func(), error) { return nil, n.err(
 
 // Restore did nothing.
 func (n noRaft) Restore(context.Context, int64, io.Reader) error { return n.err() }
+
+// WaitApplied does not wait.
+func (n noRaft) WaitApplied(context.Context, uint64) error { return n.err() }
+
+// Form has nothing to form with.
+func (n noRaft) Form(context.Context) error { return nil }
+
+// Found founds nothing.
+func (n noRaft) Found(context.Context) error { return n.err() }
+
+// Transfer has no leadership to give.
+func (n noRaft) Transfer(context.Context, string) error { return n.err() }
+
+// Remove removes nobody.
+func (n noRaft) Remove(context.Context, string) error { return n.err() }
+
+// Replace replaces nobody.
+func (n noRaft) Replace(context.Context, string) error { return n.err() }
+
+// Knowledge is nothing: not even this server's id, so nobody takes it for an answer.
+func (n noRaft) Knowledge() cluster.Knowledge { return cluster.Knowledge{} }
+
+// Learning is what only a leader knows.
+func (n noRaft) Learning() []cluster.Candidate { return nil }
+
+// Standing says why Raft does not run.
+func (n noRaft) Standing() error { return n.err() }
+
+// LeaderChanged never happens.
+func (n noRaft) LeaderChanged() <-chan struct{} { return nil }
 
 // Close has nothing to close.
 func (n noRaft) Close() error { return nil }

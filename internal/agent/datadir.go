@@ -24,6 +24,7 @@ import (
 //	store/          blobs
 //	serving-cache   the newest state, to serve from before Raft has replayed its log
 //	pins.json       which bundle each slave booted
+//	peers           where other servers were heard of last
 type dataDir struct {
 	path string
 	lock *os.File
@@ -62,6 +63,20 @@ func (d *dataDir) raft() string         { return filepath.Join(d.path, "raft") }
 func (d *dataDir) store() string        { return filepath.Join(d.path, "store") }
 func (d *dataDir) servingCache() string { return filepath.Join(d.path, "serving-cache") }
 func (d *dataDir) pins() string         { return filepath.Join(d.path, "pins.json") }
+func (d *dataDir) peers() string        { return filepath.Join(d.path, "peers") }
+func (d *dataDir) foundedPath() string  { return filepath.Join(d.path, "founded") }
+func (d *dataDir) idPath() string       { return filepath.Join(d.path, "node-id") }
+
+func (d *dataDir) sync() error { return fsutil.SyncDir(d.path) }
+
+// cluster returns the id of the cluster that this server has belonged to; empty: none.
+func (d *dataDir) cluster() (string, error) {
+	text, err := os.ReadFile(d.foundedPath())
+	if errors.Is(err, os.ErrNotExist) {
+		return "", nil
+	}
+	return strings.TrimSpace(string(text)), err
+}
 
 // founded reports whether this server has belonged to a cluster.
 func (d *dataDir) founded() (bool, error) {
@@ -71,8 +86,6 @@ func (d *dataDir) founded() (bool, error) {
 	}
 	return err == nil, err
 }
-
-func (d *dataDir) foundedPath() string { return filepath.Join(d.path, "founded") }
 
 // markFounded notes the cluster that this server belongs to.
 func (d *dataDir) markFounded(cluster string) error {
@@ -88,7 +101,7 @@ func (d *dataDir) markFounded(cluster string) error {
 // serverID returns the server's UUID, made on the first start. Raft knows a
 // server by it, not by its address, so it must never change.
 func (d *dataDir) serverID() (string, error) {
-	path := filepath.Join(d.path, "node-id")
+	path := d.idPath()
 	data, err := os.ReadFile(path)
 	if errors.Is(err, os.ErrNotExist) {
 		id := uuid.NewString()

@@ -4,56 +4,26 @@ import (
 	"context"
 	"fmt"
 	"net/netip"
-	"time"
+
+	"github.com/google/uuid"
 
 	"eboot"
 	"eboot/api"
 	"eboot/fsm"
+	"eboot/internal/peerrpc"
 )
 
-// propose has the replicated state machine apply one command. Errors of the
-// command itself come back as the state machine returned them.
-func (a *Agent) propose(ctx context.Context, command interface{ Encode() ([]byte, error) }) (*fsm.Result, error) {
-	entry, err := command.Encode()
-	if err != nil {
-		return nil, err
-	}
-	if err := a.raftStopped(); err != nil {
-		return nil, err
-	}
-	if err := a.awaitLeader(ctx); err != nil {
-		return nil, err
-	}
-	if err := a.behindCache(); err != nil {
-		return nil, err
-	}
-	answer, err := a.cluster.Apply(ctx, entry)
-	if err != nil {
-		return nil, err
-	}
-	result, ok := answer.(*fsm.Result)
-	if !ok {
-		return nil, fmt.Errorf("apply: the state machine stopped: %w", eboot.ErrUnavailable)
-	}
-	return result, result.Err
-}
-
-// leaderPatience is how long a write waits for an election to end before it says
-// that there is no leader: longer than an election takes, shorter than people wait.
-const leaderPatience = 3 * time.Second
-
-func (a *Agent) awaitLeader(ctx context.Context) error {
-	ctx, cancel := context.WithTimeout(ctx, leaderPatience)
-	defer cancel()
-	return a.cluster.WaitForLeader(ctx)
-}
-
-func (a *Agent) write(ctx context.Context, command interface{ Encode() ([]byte, error) }) (api.WriteResult, error) {
+func (a *Agent) write(ctx context.Context, command fsm.Command) (api.WriteResult, error) {
 	result, err := a.propose(ctx, command)
 	if err != nil {
 		return api.WriteResult{}, err
 	}
 	return api.WriteResult{Generation: result.Generation, Changed: result.Changed}, nil
+}
+
+// ownHeader is for a command that this server proposes by itself.
+func (a *Agent) ownHeader() fsm.Header {
+	return fsm.Header{RequestID: uuid.NewString(), At: a.now().UnixMilli()}
 }
 
 // header puts the proposer's time and the request id into a command: the state
@@ -152,7 +122,34 @@ func (a *Agent) Bundle(ref eboot.Ref) ([]api.BundleDetail, error) {
 	if len(bundles) == 0 {
 		return nil, fmt.Errorf("bundle %s: does not exist; `eboot bundle list` shows what does: %w", ref, eboot.ErrNotFound)
 	}
-	return a.details(state, bundles), nil
+	details := a.details(state, bundles)
+	infos := a.infos(context.Background())
+	for i := range details {
+		details[i].Copies = a.copiesOf(details[i].Bundle, infos)
+	}
+	return details, nil
+}
+
+// copiesOf says how much of a bundle each server holds.
+func (a *Agent) copiesOf(b eboot.Bundle, infos map[string]peerrpc.ServerInfo) []api.BundleCopy {
+	var copies []api.BundleCopy
+	for _, s := range a.cluster.Status().Servers {
+		c := api.BundleCopy{Server: s.ID, Address: s.Address}
+		info, answered := infos[s.ID]
+		if !answered {
+			c.Problem = "does not answer"
+		}
+		for _, d := range info.Bundles {
+			if d.Manifest == b.Manifest && d.ERTS == b.ERTS {
+				c.Blobs, c.Missing = d.Blobs, d.Missing
+			}
+		}
+		if answered && c.Blobs == 0 {
+			c.Problem = "has not heard of it yet"
+		}
+		copies = append(copies, c)
+	}
+	return copies
 }
 
 func (a *Agent) details(state *fsm.State, bundles []eboot.Bundle) []api.BundleDetail {

@@ -322,10 +322,18 @@ func (a *Agent) CommitPublish(ctx context.Context, id string, w api.Write, c api
 	if missing > 0 {
 		return api.PublishResult{}, fmt.Errorf("publish %s: %d of %d blobs have not arrived; publish again: %w", one.bundles[0].Ref(), missing, len(one.sizes), eboot.ErrConflict)
 	}
+	holders, laggards, err := a.spread(ctx, one.bundles, c.MinCopies)
+	if err != nil {
+		return api.PublishResult{}, err
+	}
+	for i := range one.bundles {
+		one.bundles[i].Holders = holders
+	}
 	result, err := a.commitBundles(ctx, one.bundles, w, c.Channel)
 	if err != nil {
 		return api.PublishResult{}, err
 	}
+	result.Laggards = laggards
 	one.result, one.sizes = &result, nil
 	one.committed.Store(true)
 	if err := one.closeLocked(); err != nil {

@@ -13,15 +13,10 @@ import (
 )
 
 // SaveSnapshot writes the replicated state as of a moment after the call began. A
-// server whose Raft does not run saves what it serves, and says that it may be old:
-// that may be the last copy.
+// server that finds no leader saves what it serves, and says that it may be old: that
+// may be the last copy.
 func (a *Agent) SaveSnapshot(ctx context.Context, w io.Writer) (api.SnapshotInfo, error) {
-	stale := a.raftFailure() != nil
-	if !stale {
-		if err := a.cluster.VerifiedRead(ctx); err != nil {
-			return api.SnapshotInfo{}, err
-		}
-	}
+	stale := a.raftFailure() != nil || a.Fresh(ctx) != nil
 	state := a.view.State()
 	_, err := state.WriteTo(w)
 	info := DescribeSnapshot(state)
@@ -34,6 +29,18 @@ const restorePatience = 5 * time.Minute
 
 // RestoreSnapshot replaces the replicated state of this cluster.
 func (a *Agent) RestoreSnapshot(ctx context.Context, r io.Reader, force bool) (api.SnapshotInfo, error) {
+	if err := a.awaitLeader(ctx); err != nil {
+		return api.SnapshotInfo{}, fmt.Errorf("restore: %s: %w", a.missingVoters(), err)
+	}
+	// It is sent once: what it is read from cannot be read again.
+	if leader := a.cluster.Status().Leader; leader != a.server {
+		return a.peers.rpc.Restore(ctx, leader, r, force)
+	}
+	return a.RestoreHere(ctx, r, force)
+}
+
+// RestoreHere is RestoreSnapshot on the leader.
+func (a *Agent) RestoreHere(ctx context.Context, r io.Reader, force bool) (api.SnapshotInfo, error) {
 	restored, err := fsm.ReadState(r)
 	if err != nil {
 		return api.SnapshotInfo{}, err

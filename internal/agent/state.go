@@ -100,6 +100,10 @@ func (a *Agent) followState(ctx context.Context) error {
 		select {
 		case <-changed:
 		case <-again: // a port or a tree that was not to be had may be now
+		case answer := <-a.pulse:
+			// A lock that is never given back shows here.
+			_, _, _ = a.store.Summary(), a.fleet.Stats(), a.files.Stats()
+			close(answer)
 		case <-ctx.Done():
 			if a.view.settle() {
 				now := a.machine.State()
@@ -110,35 +114,13 @@ func (a *Agent) followState(ctx context.Context) error {
 	}
 }
 
-// startPatience is how long the API waits for Raft when the server starts.
-const startPatience = 3 * time.Second
-
-// catchUp waits until this server knows everything that was acknowledged before it
-// stopped, so that the API does not deny what it said; without a leader, not for long.
-func (a *Agent) catchUp(ctx context.Context) {
-	ctx, cancel := context.WithTimeout(ctx, startPatience)
-	defer cancel()
-	err := a.raftStopped()
-	if err == nil {
-		err = a.cluster.WaitForLeader(ctx) // a read is verified by a leader only
-	}
-	if err == nil {
-		err = a.cluster.VerifiedRead(ctx)
-	}
-	if err != nil {
-		a.logger.Warn("the API begins with a state that may not be the newest", "error", err)
-		return
-	}
-	if err := a.behindCache(); err != nil {
-		a.logger.Error("the raft log is older than what this server has served", "error", err)
-	}
-}
-
 // behindCache says that the log lacks what this server has served already, as after
 // an old raft directory was put back. To serve the log would be to go back silently;
 // to write to it, to confirm what nobody would see.
+//
+// In a group only the leader can say so: another server may not have been told yet.
 func (a *Agent) behindCache() error {
-	if a.view.settle() {
+	if a.view.settle() || a.config.Clustered() && a.cluster.Status().Role != roleLeader {
 		return nil
 	}
 	cached := a.view.cached.Load()
@@ -154,12 +136,16 @@ const retryEvery = 5 * time.Second
 // loading a tree takes time. It reports whether everything could be had.
 func (a *Agent) serveState() bool {
 	a.files.Recheck()
+	a.files.Drain(a.view.State().Drained(a.server))
 	trees := a.followTrees(false)
 	return a.listeners.follow(a.view.State()) && trees
 }
 
 // recount looks at what is on disk again, after blobs came or were lost.
-func (a *Agent) recount() { a.followTrees(true) }
+func (a *Agent) recount() {
+	a.copies.diskChanged()
+	a.followTrees(true)
+}
 
 func (a *Agent) followTrees(recount bool) bool {
 	return a.trees.follow(a.view.State, func() map[eboot.Digest]bool {

@@ -27,12 +27,27 @@ func (a *Agent) Status() eboot.ClusterStatus {
 		Cluster: a.config.Cluster.Name, Server: a.server, Version: a.version, StartedAt: a.startedAt,
 		Role: raft.Role, Leader: raft.Leader, Term: raft.Term, LastIndex: raft.LastIndex, AppliedIndex: raft.AppliedIndex,
 		CachedIndex: a.cache.WrittenIndex(), Generation: state.Generation(), StateDigest: state.Digest(),
-		Servers: []eboot.Member{}, Readiness: a.Readiness(),
-	}
-	for _, m := range raft.Servers {
-		status.Servers = append(status.Servers, eboot.Member{ID: m.ID, Address: m.Address, Voter: m.Voter, Leader: m.ID == raft.Leader})
+		Servers: members(raft), Warnings: a.warnings(), Readiness: a.Readiness(),
 	}
 	return status
+}
+
+// Healthy returns nil when the parts that everything else waits for still answer, or
+// says that they do not before ctx ends: such a server is better dead, since its slaves
+// then go to another at once.
+func (a *Agent) Healthy(ctx context.Context) error {
+	answer := make(chan struct{})
+	select {
+	case a.pulse <- answer:
+	case <-ctx.Done():
+		return fmt.Errorf("the replicated state is not followed any more: %w", eboot.ErrUnavailable)
+	}
+	select {
+	case <-answer:
+		return nil
+	case <-ctx.Done():
+		return fmt.Errorf("a lock of the store or the fleet is not given back: %w", eboot.ErrUnavailable)
+	}
 }
 
 // Readiness says whether this server can boot every slave it should.
@@ -41,13 +56,17 @@ func (a *Agent) Readiness() eboot.Readiness {
 	r := eboot.Readiness{Listeners: a.listeners.describe(), Bundles: []eboot.BundleOnDisk{}, Damaged: a.store.Damaged()}
 	summary := a.store.Summary()
 	r.Storage = &summary
-	if a.boot.draining.Load() {
-		r.Reasons = append(r.Reasons, "the server is stopping")
+	if err := a.boot.silenced(state); err != nil {
+		r.Reasons = append(r.Reasons, err.Error())
 	}
 	if !a.answering.Load() {
 		r.Reasons = append(r.Reasons, "discovery is not open yet")
 	}
-	if cause := a.raftFailure(); cause != nil {
+	cause := a.raftFailure()
+	if cause == nil && a.config.Clustered() {
+		cause = a.cluster.Standing() // no leader for the moment
+	}
+	if cause != nil {
 		r.Reasons = append(r.Reasons, "writes are not possible: "+cause.Error())
 	}
 	for b := range channelBundles(state) {

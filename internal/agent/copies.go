@@ -1,0 +1,287 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/google/uuid"
+	"github.com/hashicorp/go-hclog"
+
+	"eboot"
+	"eboot/filestore"
+	"eboot/filestore/mirror"
+	"eboot/fsm"
+	"eboot/internal/peerrpc"
+)
+
+const (
+	copyRetryFirst = time.Second // after a pull that failed, doubled up to:
+	copyRetryLast  = 10 * time.Second
+	copyKept       = 15 * time.Minute // how long a copy waits for its bundle to become visible
+	maxCopiesKept  = 64
+	holdsAtOnce    = 256 // bundles in one entry of the log
+)
+
+// copies keeps every bundle of the index whole on this disk, by pulling what is
+// missing from the other servers, and knows how much of each is there.
+type copies struct {
+	store  *filestore.Store
+	mirror *mirror.Mirror
+	logger hclog.Logger
+	wake   chan struct{} // the disk has changed
+
+	mu     sync.Mutex
+	counts map[eboot.Digest]residence // by manifest; emptied when the disk changes
+	kept   map[eboot.Digest]keptCopy  // copies of bundles that are not visible yet, by manifest
+}
+
+// keptCopy is safe from collection until release.
+type keptCopy struct {
+	release func()
+	until   time.Time
+}
+
+func newCopies(store *filestore.Store, m *mirror.Mirror, logger hclog.Logger) *copies {
+	return &copies{
+		store: store, mirror: m, logger: logger, wake: make(chan struct{}, 1),
+		counts: map[eboot.Digest]residence{}, kept: map[eboot.Digest]keptCopy{},
+	}
+}
+
+// diskChanged makes counts be taken anew and missing blobs be looked for.
+func (c *copies) diskChanged() {
+	c.mu.Lock()
+	clear(c.counts)
+	c.mu.Unlock()
+	select {
+	case c.wake <- struct{}{}:
+	default: // it is due already
+	}
+}
+
+// count returns how many blobs a bundle has and how many of them this disk lacks. While
+// the manifest itself is missing, that is one of one.
+func (c *copies) count(b eboot.Bundle) residence {
+	c.mu.Lock()
+	r, ok := c.counts[b.Manifest]
+	c.mu.Unlock()
+	if ok {
+		return r
+	}
+	r = residence{blobs: 1, missing: 1}
+	if blobs, err := c.blobs(b); err != nil {
+		r.problem = err.Error()
+	} else {
+		r = residence{blobs: len(blobs)}
+		for d := range blobs {
+			if !c.store.Has(d) {
+				r.missing++
+			}
+		}
+	}
+	c.mu.Lock()
+	c.counts[b.Manifest] = r
+	c.mu.Unlock()
+	return r
+}
+
+// blobs returns the sizes of a bundle's manifest and files by digest.
+func (c *copies) blobs(b eboot.Bundle) (map[eboot.Digest]int64, error) {
+	data, err := c.store.Read(b.Manifest)
+	if err != nil {
+		return nil, err
+	}
+	manifest, err := eboot.ParseManifest(data)
+	if err != nil {
+		return nil, err
+	}
+	sizes := map[eboot.Digest]int64{b.Manifest: int64(len(data))}
+	for _, e := range manifest.Entries {
+		if e.Kind == eboot.KindFile {
+			sizes[e.Digest] = e.Size
+		}
+	}
+	return sizes, nil
+}
+
+// pull returns when every blob of the bundles is durable here. What was pulled is safe
+// from collection until release. eboot.ErrUnavailable: no other server has some of it.
+func (c *copies) pull(ctx context.Context, bundles ...eboot.Bundle) (release func(), err error) {
+	var releases []func()
+	release = sync.OnceFunc(func() {
+		for _, r := range releases {
+			r()
+		}
+	})
+	defer func() {
+		if err != nil {
+			release()
+		}
+		c.diskChanged()
+	}()
+	take := func(want map[eboot.Digest]int64) error {
+		r, err := c.mirror.Pull(ctx, want, nil)
+		if err == nil {
+			releases = append(releases, r)
+		}
+		return err
+	}
+	trees := map[eboot.Digest]int64{}
+	for _, b := range bundles {
+		trees[b.Manifest], trees[b.Times] = -1, -1
+	}
+	if err := take(trees); err != nil {
+		return release, err
+	}
+	for _, b := range bundles {
+		want, err := c.blobs(b)
+		if err != nil {
+			return release, err
+		}
+		if err := take(want); err != nil {
+			return release, err
+		}
+	}
+	return release, nil
+}
+
+// keep holds a copy until its bundle is visible, or copyKept has passed.
+func (c *copies) keep(manifest eboot.Digest, until time.Time, release func()) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if old, ok := c.kept[manifest]; ok {
+		defer old.release()
+	}
+	c.kept[manifest] = keptCopy{release: release, until: until}
+}
+
+// sweep lets go of copies that the index names by now, and of old ones.
+func (c *copies) sweep(state *fsm.State, now time.Time) {
+	visible := map[eboot.Digest]bool{}
+	for _, b := range state.Bundles() {
+		visible[b.Manifest] = true
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for manifest, k := range c.kept {
+		if visible[manifest] || now.After(k.until) {
+			k.release()
+			delete(c.kept, manifest)
+		}
+	}
+}
+
+// CopyBundle returns when every blob of bundles that are being published is durable on
+// this disk.
+func (a *Agent) CopyBundle(ctx context.Context, r peerrpc.CopyRequest) error {
+	if len(r.Bundles) == 0 {
+		return fmt.Errorf("copy: no bundle given: %w", eboot.ErrInvalid)
+	}
+	for _, b := range r.Bundles {
+		if err := b.Check(); err != nil {
+			return err
+		}
+	}
+	a.copies.mu.Lock()
+	kept := len(a.copies.kept)
+	a.copies.mu.Unlock()
+	if kept >= maxCopiesKept {
+		return fmt.Errorf("copy: %d bundles that are not visible yet are held here, which is the limit: %w", kept, eboot.ErrUnavailable)
+	}
+	release, err := a.copies.pull(ctx, r.Bundles...)
+	if err != nil {
+		return err
+	}
+	a.copies.keep(r.Bundles[0].Manifest, a.now().Add(copyKept), release)
+	return nil
+}
+
+// mirrorBundles keeps the bundles of the index whole on this disk until ctx ends.
+func (a *Agent) mirrorBundles(ctx context.Context) error {
+	pause := copyRetryFirst
+	for {
+		changed := a.machine.Changed()
+		a.copies.sweep(a.machine.State(), a.now())
+		var retry <-chan time.Time
+		if a.mirrorOnce(ctx) {
+			pause = copyRetryFirst
+		} else {
+			retry = time.After(pause)
+			pause = min(2*pause, copyRetryLast)
+		}
+		select {
+		case <-changed:
+		case <-a.copies.wake:
+		case <-retry:
+		case <-ctx.Done():
+			return nil
+		}
+	}
+}
+
+// mirrorOnce looks at every bundle once and reports whether all is well.
+func (a *Agent) mirrorOnce(ctx context.Context) bool {
+	state := a.view.State()
+	well := true
+	var whole []eboot.Digest
+	for _, b := range bundlesByUse(state) {
+		if ctx.Err() != nil {
+			return true
+		}
+		r := a.copies.count(b)
+		if r.missing > 0 {
+			began := a.now()
+			a.logger.Info("copying a bundle from other servers", "bundle", b.Ref(), "erts", b.ERTS, "missing", r.missing, "of", r.blobs)
+			release, err := a.copies.pull(ctx, b)
+			if err != nil {
+				if well && ctx.Err() == nil {
+					a.logger.Warn("bundle not copied yet; trying again", "bundle", b.Ref(), "error", err)
+				}
+				well = false
+				continue
+			}
+			release() // the index names it
+			a.recount()
+			a.logger.Info("bundle copied", "bundle", b.Ref(), "erts", b.ERTS, "took", a.now().Sub(began).Round(time.Millisecond))
+		}
+		if !slices.Contains(b.Holders, a.server) && !slices.Contains(whole, b.Manifest) {
+			whole = append(whole, b.Manifest)
+		}
+	}
+	for batch := range slices.Chunk(whole, holdsAtOnce) {
+		_, err := a.propose(ctx, fsm.HoldBundle{
+			Header: fsm.Header{RequestID: uuid.NewString(), At: a.now().UnixMilli()},
+			Server: a.server, Manifests: batch,
+		})
+		if err != nil && ctx.Err() == nil {
+			a.logger.Debug("holding a bundle is not entered yet", "error", err)
+			well = false
+		}
+	}
+	return well
+}
+
+// bundlesByUse returns the bundles of the index, those that channels point to first.
+func bundlesByUse(state *fsm.State) []eboot.Bundle {
+	var used, rest []eboot.Bundle
+	seen := map[bundleKey]bool{}
+	for b := range channelBundles(state) {
+		if !seen[keyOf(b)] {
+			seen[keyOf(b)] = true
+			used = append(used, b)
+		}
+	}
+	for _, b := range state.Bundles() {
+		if !seen[keyOf(b)] {
+			rest = append(rest, b)
+		}
+	}
+	return append(used, rest...)
+}
+
+// errCopyPending is why a server does not hold a bundle yet, when nothing has failed.
+var errCopyPending = errors.New("still copying")

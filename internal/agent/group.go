@@ -1,0 +1,248 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"time"
+
+	"github.com/hashicorp/go-sockaddr"
+
+	"eboot"
+	"eboot/cluster"
+	"eboot/cluster/gossip"
+	"eboot/filestore/mirror"
+	"eboot/fsm"
+	"eboot/internal/peerport"
+	"eboot/internal/peerrpc"
+)
+
+// wireVersion is of everything that servers say to each other; servers of different
+// ones do not join each other.
+const wireVersion = 1
+
+// group is this server's part among the others.
+type group struct {
+	peers   *peers
+	copies  *copies
+	pins    *pinExchange
+	leaving leavingSet
+	outcast atomic.Pointer[error] // why this server has no place in the cluster; nil: it has, or may have
+}
+
+// leavingSet are servers that are being removed at this moment.
+type leavingSet struct {
+	mu  sync.Mutex
+	ids map[string]int
+}
+
+func (l *leavingSet) add(id string) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.ids == nil {
+		l.ids = map[string]int{}
+	}
+	l.ids[id]++
+}
+
+func (l *leavingSet) remove(id string) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.ids[id]--; l.ids[id] == 0 {
+		delete(l.ids, id)
+	}
+}
+
+func (l *leavingSet) has(id string) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.ids[id] > 0
+}
+
+func (a *Agent) newGroup() {
+	a.peers = newPeers(a.server, a.config.Cluster.Name, a.logger.Named("peers"))
+	a.copies = newCopies(a.store, mirror.New(mirror.Options{Store: a.store, Peers: a.peers.sources, Logger: a.logger.Named("mirror")}), a.logger)
+	a.group.pins = newPinExchange(a.fleet, a.peers, a.logger.Named("pins"))
+}
+
+// openGroup binds the peer port and gossip. Nothing is served yet.
+func (a *Agent) openGroup() (ln net.Listener, err error) {
+	c := a.config
+	ln, err = net.Listen("tcp", c.Peer.Bind.String())
+	if err != nil {
+		return nil, bindError("peer port", "peer.bind", err)
+	}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, ln.Close())
+		}
+	}()
+	address, err := advertised(c.Peer.Bind, c.Peer.Advertise)
+	if err != nil {
+		return nil, fmt.Errorf("peer.advertise: %w", err)
+	}
+	key, err := c.Gossip.Key()
+	if err != nil {
+		return nil, err
+	}
+	a.peers.address = address
+	a.peers.port = peerport.New(peerport.Options{
+		Cluster: c.Cluster.Name, Server: a.server, Closed: []string{peerport.Raft}, Logger: a.logger.Named("peerport"),
+	})
+	a.peers.gossip, err = gossip.Open(gossip.Options{
+		Cluster: c.Cluster.Name, Bind: c.Gossip.Bind, Advertise: c.Gossip.Advertise, Seeds: c.Gossip.Seeds, Key: key,
+		PeersFile: a.data.peers(), Logger: a.logger.Named("gossip"),
+		Meta: gossip.Meta{
+			ID: a.server, Peer: address, Version: a.version, Wire: wireVersion, Expect: c.Cluster.Expect, StateVersion: fsm.Version, Boot: bootAddresses(c.Boot.Bind),
+		},
+	})
+	if err != nil {
+		return nil, bindError("gossip", "gossip.bind", err)
+	}
+	a.peers.refresh()
+	return ln, nil
+}
+
+// bootAddresses leaves out what says nothing to others.
+func bootAddresses(binds []netip.Addr) []netip.Addr {
+	var told []netip.Addr
+	for _, b := range binds {
+		if !b.IsUnspecified() {
+			told = append(told, b)
+		}
+	}
+	return told
+}
+
+func bindError(what, key string, err error) error {
+	switch {
+	case errors.Is(err, syscall.EADDRINUSE):
+		return fmt.Errorf("%s: %w; another program uses it (%s): %w", what, err, key, eboot.ErrConflict)
+	case errors.Is(err, syscall.EADDRNOTAVAIL):
+		return fmt.Errorf("%s: %w; that is not an address of this machine (%s): %w", what, err, key, eboot.ErrInvalid)
+	}
+	return fmt.Errorf("%s: %w", what, err)
+}
+
+// advertised is where others find a port that is bound here: as configured, the bound
+// address, or the private address of this machine when all are bound.
+func advertised(bind netip.AddrPort, configured string) (string, error) {
+	if configured != "" {
+		return configured, nil
+	}
+	if !bind.Addr().IsUnspecified() {
+		return bind.String(), nil
+	}
+	address, err := sockaddr.GetPrivateIP()
+	if err == nil && address == "" {
+		address, err = sockaddr.GetPublicIP()
+	}
+	if err == nil && address == "" {
+		err = fmt.Errorf("this machine has no address that others can reach; set it: %w", eboot.ErrInvalid)
+	}
+	return net.JoinHostPort(address, fmt.Sprint(bind.Port())), err
+}
+
+// serveGroup answers the other servers and follows who they are.
+func (a *Agent) serveGroup(s *stage, ln net.Listener) {
+	port := a.peers.port
+	server := peerrpc.NewServer(peerrpc.ServerOptions{Answerer: a, Leader: a, Logger: a.logger.Named("peerrpc")})
+	s.run("peer port", func(ctx context.Context) error { return port.Serve(ctx, ln) })
+	s.run("peer calls", func(ctx context.Context) error { return server.Serve(ctx, port.Listener(peerport.RPC)) })
+	s.run("blobs for peers", func(ctx context.Context) error {
+		return peerrpc.Serve(ctx, port.Listener(peerport.Blob), mirror.Handler(a.store, a.logger.Named("mirror")), a.logger)
+	})
+	s.run("gossip", a.peers.gossip.Run)
+	s.run("peers", a.followPeers)
+	s.run("pins", a.group.pins.run)
+}
+
+// standingEvery is how often this server looks whether it has its place in the cluster.
+const standingEvery = 2 * time.Second
+
+// followPeers keeps what gossip and Raft say of the others at hand until ctx ends.
+func (a *Agent) followPeers(ctx context.Context) error {
+	ticker := time.NewTicker(standingEvery)
+	defer ticker.Stop()
+	for {
+		changed := a.peers.Changed()
+		a.peers.refresh()
+		a.peers.list(a.cluster.Status().Servers)
+		a.checkStanding()
+		if err := a.raiseVersion(ctx); err != nil && ctx.Err() == nil {
+			a.logger.Debug("cluster version not raised yet", "error", err)
+		}
+		select {
+		case <-changed:
+			a.copies.diskChanged() // who is back may have what is missing
+		case <-ticker.C:
+		case <-ctx.Done():
+			return nil
+		}
+	}
+}
+
+// checkStanding makes a server that has no place in the cluster fall silent: what it
+// serves is not what the cluster says.
+func (a *Agent) checkStanding() {
+	err := a.cluster.Standing()
+	if err != nil && !errors.Is(err, eboot.ErrConflict) {
+		err = nil
+	}
+	before := a.outcast.Load()
+	switch {
+	case err == nil && before != nil:
+		a.logger.Info("this server has its place in the cluster again")
+		a.outcast.Store(nil)
+	case err != nil && (before == nil || (*before).Error() != err.Error()):
+		a.logger.Error("this server has no place in the cluster; it answers no slave", "error", err)
+		a.outcast.Store(&err)
+	}
+}
+
+// raiseVersion has the cluster use what every member knows (R19).
+func (a *Agent) raiseVersion(ctx context.Context) error {
+	raft := a.cluster.Status()
+	if raft.Leader != a.server {
+		return nil
+	}
+	version := fsm.Version
+	for _, s := range raft.Servers {
+		if s.ID == a.server {
+			continue
+		}
+		m, ok := a.peers.member(s.ID)
+		if !ok {
+			return nil // what it knows is not known
+		}
+		version = min(version, m.StateVersion)
+	}
+	if state := a.machine.State(); state.Cluster() == "" || version <= state.Version() {
+		return nil
+	}
+	_, err := a.propose(ctx, fsm.RaiseVersion{Header: a.ownHeader(), Version: version})
+	return err
+}
+
+// clusterOptions are what Raft needs of the group.
+func (a *Agent) joinGroup(o *cluster.Options) {
+	o.Address = a.peers.address
+	o.Stream = cluster.NewStream(raftTransport{Listener: a.peers.port.Listener(peerport.Raft), peers: a.peers, address: a.peers.address})
+	o.Directory = a.peers
+	o.Expect = a.config.Cluster.Expect
+	o.Multiplier = a.config.Cluster.RaftMultiplier
+	o.Removed = func(id string) bool { return a.leaving.has(id) || a.machine.State().Removed(id) }
+	o.Admit = func() { a.peers.port.Admit(peerport.Raft) }
+}
+
+// leaveGroup says goodbye, so that the others need not find out.
+func (a *Agent) leaveGroup() {
+	if err := a.peers.gossip.Leave(2 * time.Second); err != nil {
+		a.logger.Debug("the others were not told of the stop", "error", err)
+	}
+}

@@ -1,0 +1,215 @@
+package agent
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"net/http"
+	"sync/atomic"
+	"time"
+
+	"github.com/hashicorp/go-hclog"
+
+	"eboot"
+	"eboot/cluster"
+	"eboot/cluster/gossip"
+	"eboot/filestore/mirror"
+	"eboot/internal/peerport"
+	"eboot/internal/peerrpc"
+)
+
+// peers are the other servers: who they are, by gossip, and how they are reached.
+// A server that is alone has none, and every list is empty.
+type peers struct {
+	self    string         // id of this server
+	name    string         // of the cluster
+	address string         // of this server's peer port, as the others see it
+	gossip  *gossip.Gossip // nil: this server is alone
+	port    *peerport.Port
+	rpc     *peerrpc.Client
+	blobs   *http.Client
+	logger  hclog.Logger
+
+	view   atomic.Pointer[map[string]gossip.Member] // by id, as of the latest change
+	listed atomic.Pointer[map[string]string]        // addresses by id, as the Raft configuration has them
+}
+
+var _ cluster.Directory = (*peers)(nil)
+
+func newPeers(self, name string, logger hclog.Logger) *peers {
+	p := &peers{self: self, name: name, logger: logger}
+	p.view.Store(&map[string]gossip.Member{})
+	p.listed.Store(&map[string]string{})
+	p.rpc = peerrpc.NewClient(func(ctx context.Context, server string) (net.Conn, error) {
+		return p.dial(ctx, server, peerport.RPC)
+	})
+	p.blobs = &http.Client{Transport: peerrpc.NewTransport(func(ctx context.Context, server string) (net.Conn, error) {
+		return p.dial(ctx, server, peerport.Blob)
+	})}
+	return p
+}
+
+func (p *peers) close() {
+	p.rpc.Close()
+	p.blobs.CloseIdleConnections()
+}
+
+// refresh takes over what gossip says now.
+func (p *peers) refresh() {
+	view := map[string]gossip.Member{}
+	for _, m := range p.gossip.Members() {
+		view[m.ID] = m
+	}
+	p.view.Store(&view)
+}
+
+// list takes over the addresses of the Raft configuration, for servers that gossip
+// does not know at the moment.
+func (p *peers) list(servers []cluster.Member) {
+	addresses := make(map[string]string, len(servers))
+	for _, s := range servers {
+		addresses[s.ID] = s.Address
+	}
+	p.listed.Store(&addresses)
+}
+
+func (p *peers) member(id string) (gossip.Member, bool) {
+	m, ok := (*p.view.Load())[id]
+	return m, ok
+}
+
+// alive reports whether gossip hears from a server, which may be this one.
+func (p *peers) alive(id string) bool {
+	m, ok := p.member(id)
+	return id == p.self || ok && m.Alive
+}
+
+// serving reports whether gossip says that a server answers slaves.
+func (p *peers) serving(id string) bool {
+	m, ok := p.member(id)
+	return ok && m.Alive && !m.Draining
+}
+
+// living returns the ids of the others that are alive.
+func (p *peers) living() []string {
+	var ids []string
+	for id, m := range *p.view.Load() {
+		if m.Alive {
+			ids = append(ids, id)
+		}
+	}
+	return ids
+}
+
+// dialPatience is how long a connection to another server may take to open.
+const dialPatience = 3 * time.Second
+
+// dial connects to a server by its id: its address may change, its id does not.
+func (p *peers) dial(ctx context.Context, id, protocol string) (net.Conn, error) {
+	address := (*p.listed.Load())[id]
+	if m, ok := p.member(id); ok {
+		address = m.Peer
+	}
+	if address == "" {
+		return nil, fmt.Errorf("server %s: its address is not known: %w", id, eboot.ErrUnreachable)
+	}
+	ctx, cancel := context.WithTimeout(ctx, dialPatience)
+	defer cancel()
+	return peerport.Dial(ctx, address, protocol, p.name, p.self, id)
+}
+
+// Peers returns the others of this cluster name that are alive, by id.
+func (p *peers) Peers() []cluster.Peer {
+	var found []cluster.Peer
+	for _, m := range p.gossip.Members() {
+		if m.Alive {
+			found = append(found, cluster.Peer{ID: m.ID, Address: m.Peer, Expect: m.Expect})
+		}
+	}
+	return found
+}
+
+// Changed is closed at the next change of Peers.
+func (p *peers) Changed() <-chan struct{} { return p.gossip.Changed() }
+
+// Ask returns what a peer knows of the cluster.
+func (p *peers) Ask(ctx context.Context, peer cluster.Peer) (cluster.Knowledge, error) {
+	info, err := p.rpc.Info(ctx, peer.ID)
+	if err != nil {
+		return cluster.Knowledge{}, err
+	}
+	known := cluster.Knowledge{
+		ID: info.ID, Cluster: info.Cluster, Leader: info.Leader,
+		LastIndex: info.LastIndex, Applied: info.AppliedIndex, Complete: info.Complete, Founding: info.Founding,
+	}
+	for _, w := range info.Waiting {
+		known.Waiting = append(known.Waiting, cluster.Candidate(w))
+	}
+	for _, s := range info.Servers {
+		known.Servers = append(known.Servers, cluster.Member{ID: s.ID, Address: s.Address, Voter: s.Voter})
+	}
+	return known, nil
+}
+
+// sources are the others that a missing blob may be had from.
+func (p *peers) sources() []mirror.Peer {
+	var sources []mirror.Peer
+	for _, id := range p.living() {
+		sources = append(sources, mirror.Peer{ID: id, Client: p.blobs, URL: "http://" + id})
+	}
+	return sources
+}
+
+// gonePatience is how long a connection for Raft waits for a server that gossip has
+// lost. Raft pauses longer after each failure, up to ten seconds (replication.go,
+// backoff), so a server that is away must not make failures pile up: when it is back it
+// would be left without the log for as long.
+const gonePatience = 5 * time.Second
+
+// raftTransport carries Raft over the peer port.
+type raftTransport struct {
+	net.Listener
+	peers   *peers
+	address string
+}
+
+// Addr is the address that the others see.
+func (t raftTransport) Addr() net.Addr { return peerAddress(t.address) }
+
+type peerAddress string
+
+func (peerAddress) Network() string  { return "tcp" }
+func (a peerAddress) String() string { return string(a) }
+
+// Connect connects to a server, which must have this id unless it is empty.
+func (t raftTransport) Connect(address, id string, timeout time.Duration) (net.Conn, error) {
+	ctx, cancel := context.WithTimeout(context.Background(), timeout)
+	defer cancel()
+	t.peers.awaitReturn(ctx, id)
+	return peerport.Dial(ctx, address, peerport.Raft, t.peers.name, t.peers.self, id)
+}
+
+// awaitReturn returns when gossip does not say that a server is gone, and in any case
+// after gonePatience: gossip may be wrong.
+func (p *peers) awaitReturn(ctx context.Context, id string) {
+	ctx, cancel := context.WithTimeout(ctx, gonePatience)
+	defer cancel()
+	for {
+		changed := p.gossip.Changed()
+		if gone := func() bool {
+			for _, m := range p.gossip.Members() {
+				if m.ID == id {
+					return !m.Alive
+				}
+			}
+			return false // never heard of: the configuration's address may be right
+		}(); !gone {
+			return
+		}
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			return
+		}
+	}
+}
