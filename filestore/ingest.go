@@ -133,6 +133,24 @@ func (i *Ingest) skip(ctx context.Context, size int64, r io.Reader) error {
 	return nil
 }
 
+// Keep drops what was Put and not committed that wanted does not name.
+func (i *Ingest) Keep(wanted func(eboot.Digest) bool) error {
+	i.mu.Lock()
+	var unwanted []string
+	for d, p := range i.pending {
+		if !wanted(d) {
+			unwanted = append(unwanted, p.path)
+			delete(i.pending, d)
+		}
+	}
+	i.mu.Unlock()
+	var err error
+	for _, path := range unwanted {
+		err = errors.Join(err, removeIfThere(path))
+	}
+	return err
+}
+
 func (i *Ingest) has(d eboot.Digest) bool {
 	i.mu.Lock()
 	defer i.mu.Unlock()

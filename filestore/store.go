@@ -3,6 +3,7 @@ package filestore
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -133,6 +134,13 @@ func (s *Store) Close() error { return s.lock.Close() }
 func (s *Store) Has(d eboot.Digest) bool {
 	_, ok := s.size(d)
 	return ok
+}
+
+// Digests returns the digest of every blob that Has is true for, in no order.
+func (s *Store) Digests() []eboot.Digest {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	return slices.Collect(maps.Keys(s.sizes))
 }
 
 func (s *Store) size(d eboot.Digest) (int64, bool) {

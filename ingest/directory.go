@@ -1,6 +1,7 @@
 package ingest
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -82,7 +83,7 @@ func (d *directory) hash(ctx context.Context, opts Options) error {
 				if n.kind != eboot.KindFile {
 					continue
 				}
-				if err := d.hashFile(groupCtx, h, d.paths[i], n, bytesRead); err != nil {
+				if err := d.hashFile(groupCtx, opts, h, d.paths[i], n, bytesRead); err != nil {
 					return err
 				}
 			}
@@ -94,13 +95,24 @@ func (d *directory) hash(ctx context.Context, opts Options) error {
 	return d.readVariableTars(ctx, kept)
 }
 
-func (d *directory) hashFile(ctx context.Context, h *hasher, p string, n *node, bytesRead *progress) error {
+func (d *directory) hashFile(ctx context.Context, opts Options, h *hasher, p string, n *node, bytesRead *progress) error {
 	f, err := d.open(p, n)
 	if err != nil {
 		return err
 	}
 	defer f.Close()
-	return h.read(ctx, f, p, n, bytesRead)
+	content, err := h.read(ctx, f, p, n, bytesRead)
+	if err != nil || opts.Want == nil || !opts.Want(n.digest) {
+		return err
+	}
+	if content != nil {
+		return opts.Put(n.digest, n.size, bytes.NewReader(content))
+	}
+	if _, err := f.Seek(0, io.SeekStart); err != nil {
+		return err
+	}
+	out := &delivery{put: opts.Put}
+	return out.file(ctx, p, n, f)
 }
 
 // readVariableTars reads the few files that may be one a second time, as
