@@ -13,6 +13,7 @@ import (
 	"slices"
 	"sync"
 
+	"golang.org/x/sync/errgroup"
 	"golang.org/x/sys/unix"
 
 	"eboot"
@@ -36,6 +37,11 @@ type Ingest struct {
 	pending map[eboot.Digest]pending // written and verified, not committed
 	fs      *os.File                 // for syncfs: it reports errors since this was opened
 	closed  bool
+
+	unwritten  int64 // bytes Put since the disk was last set to work
+	writing    bool  // by a goroutine of background
+	failed     error // of that goroutine: nothing that is pending may be committed
+	background sync.WaitGroup
 }
 
 type pending struct {
@@ -102,7 +108,33 @@ func (i *Ingest) Put(ctx context.Context, d eboot.Digest, size int64, r io.Reade
 	if err := s.write(ctx, path, d, size, r); err != nil {
 		return fmt.Errorf("put blob %s: %w", d, errors.Join(err, removeIfThere(path)))
 	}
-	return i.add(d, pending{path: path, size: size})
+	if err := i.add(d, pending{path: path, size: size}); err != nil {
+		return err
+	}
+	i.writeBack(size)
+	return nil
+}
+
+// writeBackEach is how much is Put before the disk is set to work on it.
+const writeBackEach = 16 << 20
+
+// writeBack lets the disk begin with what was Put beside the Puts that follow, so
+// that Commit has less to wait for.
+func (i *Ingest) writeBack(size int64) {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	if i.unwritten += size; i.unwritten < writeBackEach || i.writing || i.closed {
+		return
+	}
+	i.unwritten, i.writing = 0, true
+	fs := i.fs
+	i.background.Go(func() {
+		err := syncfs(fs)
+		i.mu.Lock()
+		defer i.mu.Unlock()
+		// The kernel tells of an error once: Commit must hear of it.
+		i.writing, i.failed = false, errors.Join(i.failed, err)
+	})
 }
 
 // skip reads past the content of a blob that is there already.
@@ -226,7 +258,9 @@ func (i *Ingest) add(d eboot.Digest, p pending) error {
 
 // write writes exactly size bytes of r, whose digest must be d, to a new file.
 func (s *Store) write(ctx context.Context, path string, d eboot.Digest, size int64, r io.Reader) (err error) {
-	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
+	// O_NONBLOCK means nothing to a regular file, and saves package os from asking
+	// four times in which mode it is.
+	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL|unix.O_NONBLOCK, 0o600)
 	if err != nil {
 		return diskFull(err)
 	}
@@ -303,9 +337,10 @@ func removeIfThere(path string) error {
 func (i *Ingest) Commit() error {
 	i.committing.Lock()
 	defer i.committing.Unlock()
+	i.background.Wait()
 	i.mu.Lock()
-	batch := i.pending
-	i.pending = make(map[eboot.Digest]pending)
+	batch, err := i.pending, i.failed
+	i.pending, i.failed = make(map[eboot.Digest]pending), nil
 	fs, closed := i.fs, i.closed
 	i.mu.Unlock()
 	if closed {
@@ -314,7 +349,10 @@ func (i *Ingest) Commit() error {
 	if len(batch) == 0 {
 		return nil
 	}
-	if err := i.store.commit(fs, batch); err != nil {
+	if err == nil {
+		err = i.store.commit(fs, batch)
+	}
+	if err != nil {
 		for _, p := range batch {
 			err = errors.Join(err, removeIfThere(p.path))
 		}
@@ -392,20 +430,35 @@ func (s *Store) rename(batch map[eboot.Digest]pending) (renamed []eboot.Digest, 
 	order := slices.SortedFunc(maps.Keys(batch), func(a, b eboot.Digest) int { return bytes.Compare(a[:], b[:]) })
 	s.files.Lock()
 	defer s.files.Unlock()
-	for _, d := range order {
-		if s.Has(d) {
-			if err := removeIfThere(batch[d].path); err != nil {
-				return renamed, err
+	parts := slices.Collect(slices.Chunk(order, max(renameAtOnce, len(order)/renamers+1)))
+	moved := make([][]eboot.Digest, len(parts))
+	var group errgroup.Group
+	for i, part := range parts {
+		group.Go(func() error {
+			for _, d := range part {
+				if s.Has(d) {
+					if err := removeIfThere(batch[d].path); err != nil {
+						return err
+					}
+					continue
+				}
+				if err := os.Rename(batch[d].path, s.path(d)); err != nil {
+					return diskFull(err)
+				}
+				moved[i] = append(moved[i], d)
 			}
-			continue
-		}
-		if err := os.Rename(batch[d].path, s.path(d)); err != nil {
-			return renamed, diskFull(err)
-		}
-		renamed = append(renamed, d)
+			return nil
+		})
 	}
-	return renamed, nil
+	err = group.Wait()
+	return slices.Concat(moved...), err
 }
+
+// Many files are renamed by several goroutines.
+const (
+	renamers     = 4
+	renameAtOnce = 256 // by each at least
+)
 
 // syncShards makes the names of the blobs, which are sorted, survive a power cut.
 func (s *Store) syncShards(fs *os.File, sorted []eboot.Digest) error {
@@ -436,6 +489,7 @@ func (i *Ingest) Close() error {
 	batch, fs := i.pending, i.fs
 	i.pending, i.fs, i.closed = nil, nil, true
 	i.mu.Unlock()
+	i.background.Wait()
 	var err error
 	for _, p := range batch {
 		err = errors.Join(err, removeIfThere(p.path))
