@@ -86,7 +86,6 @@ func newEndpoint(address string) (endpoint, error) {
 		DialContext:         (&net.Dialer{Timeout: 5 * time.Second}).DialContext,
 		MaxIdleConnsPerHost: 4,
 		IdleConnTimeout:     30 * time.Second,
-		WriteBufferSize:     256 << 10,
 	}
 	e := endpoint{name: address, http: &http.Client{Transport: transport}}
 	switch {

@@ -9,7 +9,6 @@ import (
 	"fmt"
 	"io"
 	"net/http"
-	"sync"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -207,10 +206,26 @@ const (
 )
 
 func (s *Server) putBlobs(w http.ResponseWriter, r *http.Request) error {
+	type blob struct {
+		digest  eboot.Digest
+		size    int64
+		content *[smallBlob]byte
+	}
 	id := r.PathValue("publish")
 	puts, ctx := errgroup.WithContext(r.Context())
-	puts.SetLimit(putsAtOnce)
-	var buffers sync.Pool
+	work, free := make(chan blob), make(chan *[smallBlob]byte, putsAtOnce)
+	for range putsAtOnce {
+		free <- new([smallBlob]byte)
+		puts.Go(func() error {
+			for b := range work {
+				err := s.backend.PutBlob(ctx, id, b.digest, b.size, bytes.NewReader(b.content[:b.size]))
+				if free <- b.content; err != nil {
+					return err
+				}
+			}
+			return nil
+		})
+	}
 	err := readBlobs(bufio.NewReaderSize(patient(w, r), 256<<10), func(d eboot.Digest, size int64, content io.Reader) error {
 		if ctx.Err() != nil {
 			return context.Cause(ctx)
@@ -218,19 +233,18 @@ func (s *Server) putBlobs(w http.ResponseWriter, r *http.Request) error {
 		if size > smallBlob {
 			return s.backend.PutBlob(ctx, id, d, size, content)
 		}
-		buffer, ok := buffers.Get().(*[smallBlob]byte)
-		if !ok {
-			buffer = new([smallBlob]byte)
-		}
+		buffer := <-free
 		if n, err := io.ReadFull(content, buffer[:size]); err != nil {
 			return fmt.Errorf("blob %s: stream cut off %d bytes before its end: %w", d.Short(), size-int64(n), eboot.ErrInvalid)
 		}
-		puts.Go(func() error {
-			defer buffers.Put(buffer)
-			return s.backend.PutBlob(ctx, id, d, size, bytes.NewReader(buffer[:size]))
-		})
-		return nil
+		select {
+		case work <- blob{d, size, buffer}:
+			return nil
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
 	})
+	close(work)
 	if putErr := puts.Wait(); putErr != nil {
 		err = putErr // the cause of whatever the reader has met
 	}

@@ -6,6 +6,7 @@ import (
 	"crypto/sha256"
 	"errors"
 	"fmt"
+	"hash"
 	"io"
 	"iter"
 	"maps"
@@ -38,6 +39,7 @@ type Ingest struct {
 	fs      *os.File                 // for syncfs: it reports errors since this was opened
 	closed  bool
 
+	unchecked  int64 // bytes that may be Put before free space is asked for
 	unwritten  int64 // bytes Put since the disk was last set to work
 	writing    bool  // by a goroutine of background
 	failed     error // of that goroutine: nothing that is pending may be committed
@@ -209,6 +211,9 @@ func (s *Store) present(d eboot.Digest) bool {
 	return true
 }
 
+// checkEach is how much is Put before the free space is asked for again.
+const checkEach = 1 << 20
+
 // reserve opens the file that syncfs needs before anything is written, and
 // refuses what would leave too little space (rule R12).
 func (i *Ingest) reserve(size int64) error {
@@ -225,7 +230,7 @@ func (i *Ingest) reserve(size int64) error {
 		}
 		i.fs = f
 	}
-	if s.opts.MinFree < 0 {
+	if i.unchecked -= size; s.opts.MinFree < 0 || i.unchecked >= 0 {
 		return nil
 	}
 	free, err := s.free()
@@ -235,6 +240,7 @@ func (i *Ingest) reserve(size int64) error {
 	if free-size < s.opts.MinFree {
 		return fmt.Errorf("%d MiB free on disk, %d MiB must stay free: %w: %w", free>>20, s.opts.MinFree>>20, eboot.ErrUnavailable, unix.ENOSPC)
 	}
+	i.unchecked = checkEach
 	return nil
 }
 
@@ -269,27 +275,34 @@ func (s *Store) write(ctx context.Context, path string, d eboot.Digest, size int
 			err = diskFull(closeErr)
 		}
 	}()
+	out := &blobWriter{file: f, hash: sha256.New(), size: size, left: size}
+	if whole, ok := r.(*bytes.Reader); ok {
+		_, err = whole.WriteTo(out) // no copy
+	} else {
+		err = s.copy(ctx, out, r)
+	}
+	switch {
+	case err != nil:
+		return err
+	case out.left > 0:
+		return fmt.Errorf("content ends after %d of %d bytes: %w", size-out.left, size, eboot.ErrInvalid)
+	case !bytes.Equal(out.hash.Sum(nil), d[:]):
+		return fmt.Errorf("content has another digest: %w", eboot.ErrInvalid)
+	}
+	return nil
+}
+
+// copy writes what r has to out, and reads no further than one byte more than is
+// due: that shows content that is too long.
+func (s *Store) copy(ctx context.Context, out *blobWriter, r io.Reader) error {
 	buf := s.buffer()
 	defer buffers.Put(buf)
-	h := sha256.New()
-	for left := size; ; {
-		// One byte more than is due shows content that is too long.
-		n, readErr := fill(r, (*buf)[:min(left+1, chunk)])
-		if int64(n) > left {
-			return fmt.Errorf("content is longer than %d bytes: %w", size, eboot.ErrInvalid)
+	for {
+		n, readErr := fill(r, (*buf)[:min(out.left+1, chunk)])
+		if _, err := out.Write((*buf)[:n]); err != nil {
+			return err
 		}
-		if n > 0 {
-			h.Write((*buf)[:n])
-			if _, err := f.Write((*buf)[:n]); err != nil {
-				return diskFull(err)
-			}
-		}
-		left -= int64(n)
 		switch {
-		case readErr == io.EOF && left > 0:
-			return fmt.Errorf("content ends after %d of %d bytes: %w", size-left, size, eboot.ErrInvalid)
-		case readErr == io.EOF && !bytes.Equal(h.Sum(nil), d[:]):
-			return fmt.Errorf("content has another digest: %w", eboot.ErrInvalid)
 		case readErr == io.EOF:
 			return nil
 		case readErr != nil:
@@ -299,6 +312,26 @@ func (s *Store) write(ctx context.Context, path string, d eboot.Digest, size int
 			return err
 		}
 	}
+}
+
+// blobWriter hashes what it writes.
+type blobWriter struct {
+	file       *os.File
+	hash       hash.Hash
+	size, left int64
+}
+
+func (w *blobWriter) Write(p []byte) (int, error) {
+	switch {
+	case int64(len(p)) > w.left:
+		return 0, fmt.Errorf("content is longer than %d bytes: %w", w.size, eboot.ErrInvalid)
+	case len(p) == 0:
+		return 0, nil
+	}
+	w.hash.Write(p)
+	w.left -= int64(len(p))
+	n, err := w.file.Write(p)
+	return n, diskFull(err)
 }
 
 // fill reads until buf is full or r fails. Unlike io.ReadFull it leaves the
@@ -456,7 +489,7 @@ func (s *Store) rename(batch map[eboot.Digest]pending) (renamed []eboot.Digest, 
 
 // Many files are renamed by several goroutines.
 const (
-	renamers     = 4
+	renamers     = 2
 	renameAtOnce = 256 // by each at least
 )
 

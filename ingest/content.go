@@ -14,7 +14,8 @@ import (
 	"eboot"
 )
 
-const readSize = 256 << 10
+// readSize is also up to which size a file is read once only.
+const readSize = 1 << 20
 
 // progress passes on what was read, in steps worth showing.
 type progress struct {
