@@ -47,7 +47,7 @@ type Ingest struct {
 }
 
 type pending struct {
-	path string // in tmp/
+	path string // of the unfinished file
 	size int64
 }
 
@@ -106,7 +106,7 @@ func (i *Ingest) Put(ctx context.Context, d eboot.Digest, size int64, r io.Reade
 	if err := i.reserve(size); err != nil {
 		return fmt.Errorf("put blob %s: %w", d, err)
 	}
-	path := s.tmpPath()
+	path := s.tmpPath(d)
 	if err := s.write(ctx, path, d, size, r); err != nil {
 		return fmt.Errorf("put blob %s: %w", d, errors.Join(err, removeIfThere(path)))
 	}
@@ -224,7 +224,7 @@ func (i *Ingest) reserve(size int64) error {
 		return fmt.Errorf("ingest: %w", os.ErrClosed)
 	}
 	if i.fs == nil {
-		f, err := os.Open(s.tmpDir())
+		f, err := os.Open(s.blobDir())
 		if err != nil {
 			return err
 		}
@@ -463,35 +463,43 @@ func (s *Store) rename(batch map[eboot.Digest]pending) (renamed []eboot.Digest, 
 	order := slices.SortedFunc(maps.Keys(batch), func(a, b eboot.Digest) int { return bytes.Compare(a[:], b[:]) })
 	s.files.Lock()
 	defer s.files.Unlock()
-	parts := slices.Collect(slices.Chunk(order, max(renameAtOnce, len(order)/renamers+1)))
+	if len(order) < renameAtOnce {
+		return s.renameEach(order, batch)
+	}
+	parts := slices.Collect(slices.Chunk(order, len(order)/renamers+1))
 	moved := make([][]eboot.Digest, len(parts))
 	var group errgroup.Group
 	for i, part := range parts {
-		group.Go(func() error {
-			for _, d := range part {
-				if s.Has(d) {
-					if err := removeIfThere(batch[d].path); err != nil {
-						return err
-					}
-					continue
-				}
-				if err := os.Rename(batch[d].path, s.path(d)); err != nil {
-					return diskFull(err)
-				}
-				moved[i] = append(moved[i], d)
-			}
-			return nil
+		group.Go(func() (err error) {
+			moved[i], err = s.renameEach(part, batch)
+			return err
 		})
 	}
 	err = group.Wait()
 	return slices.Concat(moved...), err
 }
 
-// Many files are renamed by several goroutines.
+// renameAtOnce files are renamed by renamers goroutines.
 const (
-	renamers     = 2
-	renameAtOnce = 256 // by each at least
+	renamers     = 4
+	renameAtOnce = 256
 )
+
+func (s *Store) renameEach(part []eboot.Digest, batch map[eboot.Digest]pending) (renamed []eboot.Digest, err error) {
+	for _, d := range part {
+		if s.Has(d) {
+			if err := removeIfThere(batch[d].path); err != nil {
+				return renamed, err
+			}
+			continue
+		}
+		if err := os.Rename(batch[d].path, s.path(d)); err != nil {
+			return renamed, diskFull(err)
+		}
+		renamed = append(renamed, d)
+	}
+	return renamed, nil
+}
 
 // syncShards makes the names of the blobs, which are sorted, survive a power cut.
 func (s *Store) syncShards(fs *os.File, sorted []eboot.Digest) error {

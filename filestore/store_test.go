@@ -113,7 +113,7 @@ func read(s *Store, d eboot.Digest, size int) ([]byte, error) {
 
 func leftovers(t testing.TB, s *Store) []string {
 	t.Helper()
-	names, err := filepath.Glob(filepath.Join(s.tmpDir(), "*"))
+	names, err := filepath.Glob(filepath.Join(s.blobDir(), "*", unfinished+"*"))
 	if err != nil {
 		t.Fatal(err)
 	}

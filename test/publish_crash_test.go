@@ -7,6 +7,7 @@ import (
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
@@ -130,7 +131,11 @@ func checkStore(t *testing.T, dataDir string) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	const unfinished = "unfinished-"
 	for _, file := range files {
+		if strings.HasPrefix(filepath.Base(file), unfinished) {
+			continue
+		}
 		data, err := os.ReadFile(file)
 		if err != nil {
 			t.Fatal(err)
@@ -143,7 +148,7 @@ func checkStore(t *testing.T, dataDir string) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if left, _ := filepath.Glob(filepath.Join(dir, "tmp", "*")); len(left) > 0 {
+	if left, _ := filepath.Glob(filepath.Join(dir, "blobs", "*", unfinished+"*")); len(left) > 0 {
 		t.Errorf("%d temporary files survive a start", len(left))
 	}
 	if err := store.Close(); err != nil {
