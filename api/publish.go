@@ -151,19 +151,23 @@ func (o *OpenPublish) Want(d eboot.Digest) bool {
 
 // Put sends a blob. After an error the publish can only be closed.
 func (o *OpenPublish) Put(d eboot.Digest, size int64, content io.Reader) error {
-	return o.upload.put(d, size, content)
+	err := o.upload.put(d, size, content)
+	if errors.Is(err, eboot.ErrNotFound) {
+		return nil // reading took so long that the server forgot the publish: Publish begins it anew
+	}
+	return err
 }
 
 // Publish waits until everything that was Put has arrived, says what the tree is,
 // sends what is still missing and commits. eboot.ErrConflict: the name is taken by
 // other content, or a file changed meanwhile.
 func (o *OpenPublish) Publish(ctx context.Context, p Publish) (outcome PublishOutcome, err error) {
-	if err := o.upload.end(); err != nil {
-		return outcome, err
+	var described PublishDescribed
+	if err = o.upload.end(); err == nil {
+		outcome.SentBlobs, outcome.SentBytes = o.upload.blobs, o.upload.bytes
+		described, err = o.describe(ctx, p)
 	}
-	outcome.SentBlobs, outcome.SentBytes = o.upload.blobs, o.upload.bytes
-	described, err := o.describe(ctx, p)
-	if errors.Is(err, eboot.ErrNotFound) { // reading took so long that the server forgot it
+	if errors.Is(err, eboot.ErrNotFound) { // see Put
 		if err = o.open(ctx); err == nil {
 			described, err = o.describe(ctx, p)
 		}
@@ -229,7 +233,7 @@ func (o *OpenPublish) sendMissing(p Publish, missing []eboot.Digest, outcome *Pu
 				p.Progress(outcome.SentBytes, total)
 			}
 		}}
-		if err := o.Put(d, n, counting); err != nil {
+		if err := o.upload.put(d, n, counting); err != nil {
 			return err
 		}
 		outcome.SentBlobs++

@@ -39,11 +39,10 @@ type Ingest struct {
 	fs      *os.File                 // for syncfs: it reports errors since this was opened
 	closed  bool
 
-	unchecked  int64 // bytes that may be Put before free space is asked for
-	unwritten  int64 // bytes Put since the disk was last set to work
-	writing    bool  // by a goroutine of background
-	failed     error // of that goroutine: nothing that is pending may be committed
-	background sync.WaitGroup
+	unchecked int64         // bytes that may be Put before free space is asked for
+	unwritten int64         // bytes Put since the disk was last set to work
+	writing   chan struct{} // closed when the disk has done that; nil: it has
+	failed    error         // of that: nothing that is pending may be committed
 }
 
 type pending struct {
@@ -125,18 +124,30 @@ const writeBackEach = 16 << 20
 func (i *Ingest) writeBack(size int64) {
 	i.mu.Lock()
 	defer i.mu.Unlock()
-	if i.unwritten += size; i.unwritten < writeBackEach || i.writing || i.closed {
+	if i.unwritten += size; i.unwritten < writeBackEach || i.writing != nil || i.closed {
 		return
 	}
-	i.unwritten, i.writing = 0, true
+	done := make(chan struct{})
+	i.unwritten, i.writing = 0, done
 	fs := i.fs
-	i.background.Go(func() {
+	go func() {
+		defer close(done)
 		err := syncfs(fs)
 		i.mu.Lock()
 		defer i.mu.Unlock()
 		// The kernel tells of an error once: Commit must hear of it.
-		i.writing, i.failed = false, errors.Join(i.failed, err)
-	})
+		i.writing, i.failed = nil, errors.Join(i.failed, err)
+	}()
+}
+
+// settle waits until the disk has done what it was set to.
+func (i *Ingest) settle() {
+	i.mu.Lock()
+	writing := i.writing
+	i.mu.Unlock()
+	if writing != nil {
+		<-writing
+	}
 }
 
 // skip reads past the content of a blob that is there already.
@@ -370,7 +381,7 @@ func removeIfThere(path string) error {
 func (i *Ingest) Commit() error {
 	i.committing.Lock()
 	defer i.committing.Unlock()
-	i.background.Wait()
+	i.settle()
 	i.mu.Lock()
 	batch, err := i.pending, i.failed
 	i.pending, i.failed = make(map[eboot.Digest]pending), nil
@@ -530,7 +541,7 @@ func (i *Ingest) Close() error {
 	batch, fs := i.pending, i.fs
 	i.pending, i.fs, i.closed = nil, nil, true
 	i.mu.Unlock()
-	i.background.Wait()
+	i.settle()
 	var err error
 	for _, p := range batch {
 		err = errors.Join(err, removeIfThere(p.path))
