@@ -104,9 +104,9 @@ func TestUploadPausesBetweenBlobs(t *testing.T) {
 		}
 		first := strings.Repeat("x", uploadBatch) // its end waits for the next batch to become full
 		put(strings.NewReader(first), first)
-		time.Sleep(uploadIdle + time.Second)
+		<-time.After(uploadIdle + time.Second) // of the bubble: no time passes
 		second := strings.Repeat("y", 2*uploadBatch)
-		pause := func() { time.Sleep(3 * uploadIdle) } // within a blob
+		pause := func() { <-time.After(3 * uploadIdle) } // within a blob
 		put(io.MultiReader(strings.NewReader(second[:uploadBatch]), &pausing{pause: pause, Reader: strings.NewReader(second[uploadBatch:])}), second)
 		if err := u.end(); err != nil {
 			t.Fatal(err)
