@@ -44,15 +44,19 @@ type Bundles interface {
 
 // Publishes take new bundles in.
 type Publishes interface {
-	// OpenPublish answers which blobs are missing. eboot.ErrConflict: the name is
-	// taken by other content. eboot.ErrUnavailable: too many publishes at once.
-	OpenPublish(ctx context.Context, r PublishRequest) (PublishOpened, error)
-	// PutBlob takes one blob of an open publish in. eboot.ErrInvalid: the content
-	// does not match, or the manifest does not name it. eboot.ErrNotFound: no such publish.
+	// OpenPublish begins a publish. eboot.ErrUnavailable: too many at once.
+	OpenPublish(ctx context.Context) (PublishOpened, error)
+	// PutBlob takes one blob of an open publish in; several may be put at once.
+	// eboot.ErrInvalid: the content does not match, or the manifest, when there is
+	// one yet, does not name it. eboot.ErrTooLarge: more than any manifest may
+	// name. eboot.ErrNotFound: no such publish.
 	PutBlob(ctx context.Context, id string, d eboot.Digest, size int64, content io.Reader) error
-	// FlushBlobs makes what was put so far survive a crash.
-	FlushBlobs(ctx context.Context, id string) error
-	// CommitPublish makes the bundle visible; eboot.ErrConflict when blobs are missing.
+	// DescribePublish answers which blobs are missing, and drops what came and is not
+	// named. eboot.ErrConflict: the name is taken by other content, or this publish is
+	// described already. eboot.ErrNotFound: no such publish.
+	DescribePublish(ctx context.Context, id string, r PublishRequest) (PublishDescribed, error)
+	// CommitPublish makes the blobs survive a crash and the bundle visible;
+	// eboot.ErrConflict when blobs are missing.
 	CommitPublish(ctx context.Context, id string, w Write, c PublishCommit) (PublishResult, error)
 	// AbortPublish drops an open publish; an unknown one is eboot.ErrNotFound.
 	AbortPublish(id string) error

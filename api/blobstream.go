@@ -13,20 +13,6 @@ import (
 // blobs, each as 32 bytes of digest, 8 bytes of length (big endian) and the content.
 const blobHeaderSize = len(eboot.Digest{}) + 8
 
-func writeBlob(w io.Writer, d eboot.Digest, size int64, content io.Reader) error {
-	var header [blobHeaderSize]byte
-	copy(header[:], d[:])
-	binary.BigEndian.PutUint64(header[len(d):], uint64(size))
-	if _, err := w.Write(header[:]); err != nil {
-		return err
-	}
-	n, err := io.Copy(w, io.LimitReader(content, size))
-	if err == nil && n != size {
-		err = fmt.Errorf("blob %s: %d bytes, %d announced: %w", d.Short(), n, size, eboot.ErrConflict)
-	}
-	return err
-}
-
 // readBlobs calls put for each blob of the stream; put need not read the content
 // to its end.
 func readBlobs(r io.Reader, put func(d eboot.Digest, size int64, content io.Reader) error) error {

@@ -10,8 +10,10 @@
 // server knows all that was acknowledged; when it cannot, the answer says why not.
 //
 // Goroutines: Serve owns the HTTP server's connections and returns when they
-// have ended. Handlers run on the connection's goroutine; a streaming reply
-// (boots --follow, bundle verify) ends with the request's context.
+// have ended. Handlers run on the connection's goroutine, with a few more that put
+// blobs while an upload is read; a streaming reply
+// (boots --follow, bundle verify) ends with the request's context. An OpenPublish
+// has one goroutine for its requests, which ends with Publish or Close.
 //
 // Caveat: the API has no authentication of its own yet. It is meant for a
 // loopback address or a Unix socket, which config enforces, and it refuses

@@ -43,7 +43,6 @@ func newEndpoint(address string, dial time.Duration) (endpoint, error) {
 		DialContext:         dialer.DialContext,
 		MaxIdleConnsPerHost: 4,
 		IdleConnTimeout:     30 * time.Second,
-		WriteBufferSize:     256 << 10,
 	}
 	e := endpoint{name: address, http: &http.Client{Transport: transport}}
 	switch {

@@ -3,12 +3,15 @@ package api
 import (
 	"bufio"
 	"bytes"
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"net/http"
 	"time"
+
+	"golang.org/x/sync/errgroup"
 
 	"eboot"
 )
@@ -169,6 +172,14 @@ func (s *Server) verifyBundle(w http.ResponseWriter, r *http.Request) error {
 }
 
 func (s *Server) openPublish(w http.ResponseWriter, r *http.Request) error {
+	opened, err := s.backend.OpenPublish(r.Context())
+	if err != nil {
+		return err
+	}
+	return writeJSON(w, http.StatusOK, opened)
+}
+
+func (s *Server) describePublish(w http.ResponseWriter, r *http.Request) error {
 	body := bufio.NewReaderSize(patient(w, r), 64<<10)
 	line, err := body.ReadSlice('\n')
 	if err != nil {
@@ -186,11 +197,11 @@ func (s *Server) openPublish(w http.ResponseWriter, r *http.Request) error {
 	if request.Times, err = readExactly(body, "times", request.TimesBytes); err != nil {
 		return err
 	}
-	opened, err := s.backend.OpenPublish(r.Context(), request)
+	described, err := s.backend.DescribePublish(r.Context(), r.PathValue("publish"), request)
 	if err != nil {
 		return err
 	}
-	return writeJSON(w, http.StatusOK, opened)
+	return writeJSON(w, http.StatusOK, described)
 }
 
 // readExactly grows with what arrives, not with what was announced.
@@ -205,13 +216,55 @@ func readExactly(r io.Reader, noun string, n int) ([]byte, error) {
 	return data, nil
 }
 
+// A blob of up to smallBlob bytes is read whole and put beside others, so that one
+// upload keeps more than one processor busy.
+const (
+	smallBlob  = 256 << 10
+	putsAtOnce = 4
+)
+
 func (s *Server) putBlobs(w http.ResponseWriter, r *http.Request) error {
+	type blob struct {
+		digest  eboot.Digest
+		size    int64
+		content *[smallBlob]byte
+	}
 	id := r.PathValue("publish")
+	puts, ctx := errgroup.WithContext(r.Context())
+	work, free := make(chan blob), make(chan *[smallBlob]byte, putsAtOnce)
+	for range putsAtOnce {
+		free <- new([smallBlob]byte)
+		puts.Go(func() error {
+			for b := range work {
+				err := s.backend.PutBlob(ctx, id, b.digest, b.size, bytes.NewReader(b.content[:b.size]))
+				if free <- b.content; err != nil {
+					return err
+				}
+			}
+			return nil
+		})
+	}
 	err := readBlobs(bufio.NewReaderSize(patient(w, r), 256<<10), func(d eboot.Digest, size int64, content io.Reader) error {
-		return s.backend.PutBlob(r.Context(), id, d, size, content)
+		if ctx.Err() != nil {
+			return context.Cause(ctx)
+		}
+		if size > smallBlob {
+			return s.backend.PutBlob(ctx, id, d, size, content)
+		}
+		buffer := <-free
+		if n, err := io.ReadFull(content, buffer[:size]); err != nil {
+			return fmt.Errorf("blob %s: stream cut off %d bytes before its end: %w", d.Short(), size-int64(n), eboot.ErrInvalid)
+		}
+		select {
+		case work <- blob{d, size, buffer}:
+			return nil
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
 	})
-	if err == nil {
-		err = s.backend.FlushBlobs(r.Context(), id)
+	close(work)
+	if putErr := puts.Wait(); putErr != nil {
+		err = putErr // the cause of whatever the reader has met
 	}
 	if err != nil {
 		return err

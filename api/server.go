@@ -84,6 +84,7 @@ func NewServer(o ServerOptions) *Server {
 		"POST /v1/bundles/{bundle}/verify":         s.verifyBundle,
 		"POST /v1/publishes":                       s.openPublish,
 		"PUT /v1/publishes/{publish}/blobs":        s.putBlobs,
+		"PUT /v1/publishes/{publish}/manifest":     s.describePublish,
 		"POST /v1/publishes/{publish}/commit":      s.commitPublish,
 		"DELETE /v1/publishes/{publish}":           s.abortPublish,
 		"GET /v1/boots":                            s.boots,

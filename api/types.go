@@ -61,8 +61,17 @@ type BundleCopy struct {
 	Problem string `json:"problem,omitempty"` // why they are missing, or why nothing is known
 }
 
-// PublishRequest opens a publish. It travels as the first line of the body of
-// POST /v1/publishes; ManifestBytes of manifest and TimesBytes of times follow.
+// PublishOpened is the answer to POST /v1/publishes: blobs may come.
+type PublishOpened struct {
+	ID string `json:"id"`
+	// Held has the first four bytes of the digest of every blob that the server has,
+	// in no order. A blob that is not named so is missing; one that is, may
+	// be. Nil: the server has too many to tell.
+	Held []byte `json:"held"`
+}
+
+// PublishRequest says what an open publish is of. It travels as the first line of the
+// body of PUT /v1/publishes/{id}/manifest; ManifestBytes of manifest and TimesBytes of times follow.
 type PublishRequest struct {
 	Name          string   `json:"name"`
 	Version       string   `json:"version"`
@@ -76,9 +85,8 @@ type PublishRequest struct {
 	Times    []byte `json:"-"`
 }
 
-// PublishOpened is the answer: the blobs the server lacks.
-type PublishOpened struct {
-	ID      string         `json:"id"`
+// PublishDescribed is the answer: the blobs that neither came nor were there.
+type PublishDescribed struct {
 	Missing []eboot.Digest `json:"missing"`
 	// Unchanged: this very content is published already under this name; commit
 	// is still legal and changes nothing but what a channel points to.

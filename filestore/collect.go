@@ -147,7 +147,7 @@ func (s *Store) Collect(ctx context.Context, live func(yield func(eboot.Digest) 
 
 // collect removes one blob unless it is protected. It leaves the index under the
 // lock that protects, so that whoever protects it later is told that it is gone;
-// its file leaves blobs/ under the lock that commits, so that it cannot be the file
+// its file loses its name under the lock that commits, so that it cannot be the file
 // of a later Put. The slow part, giving the space back, needs no lock.
 func (s *Store) collect(d eboot.Digest, result *CollectResult) error {
 	s.files.Lock()
@@ -165,7 +165,7 @@ func (s *Store) collect(d eboot.Digest, result *CollectResult) error {
 		}
 		return nil
 	}
-	trash := s.tmpPath()
+	trash := s.tmpPath(d)
 	err := os.Rename(s.path(d), trash)
 	s.files.Unlock()
 	if os.IsNotExist(err) {

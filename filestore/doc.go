@@ -2,8 +2,8 @@
 // written so that a crash leaves whole blobs or none, verified on the way in and
 // again on the way out, and removed when nothing names it any more.
 //
-//	DIR/blobs/ab/abcd…   one file a blob, named by its 64 hexadecimal digits
-//	DIR/tmp/             blobs being written or removed; emptied by Open
+//	DIR/blobs/ab/abcd…   one file a blob, named by its 64 hexadecimal digits;
+//	                     unfinished-… are being written or removed, Open removes them
 //	DIR/quarantine/      damaged blobs set aside for people to look at; bounded
 //	DIR/lock             held (flock) while a Store is open
 //
@@ -22,7 +22,8 @@
 // told. A blob whose file is gone is reported the same way. Putting the blob again
 // heals both.
 //
-// The package starts no goroutine. Run, the scrubber, is the caller's goroutine
+// Goroutines: Put starts one now and then that sets the disk to work, Commit several
+// that rename; Commit and Close wait for them. Run, the scrubber, is the caller's goroutine
 // and touches nothing but blobs and their records. All methods may be called from
 // any goroutine. Locks, outermost first: Store.committing, Store.files,
 // Store.protection, Store.mu. No disk operation happens under Store.mu, so that

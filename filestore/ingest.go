@@ -6,23 +6,16 @@ import (
 	"crypto/sha256"
 	"errors"
 	"fmt"
+	"hash"
 	"io"
 	"iter"
-	"maps"
 	"os"
-	"slices"
 	"sync"
 
 	"golang.org/x/sys/unix"
 
 	"eboot"
-	"eboot/internal/fsutil"
 )
-
-// syncEach is the number of files up to which Commit syncs each by itself.
-// Beyond it one syncfs(2) is cheaper: it writes everything in one pass with one
-// journal commit, though it also waits for what others wrote to the file system.
-const syncEach = 32
 
 // Ingest is a publish in progress. What it names is safe from Collect until
 // Close. Several goroutines may call Put at once.
@@ -36,10 +29,15 @@ type Ingest struct {
 	pending map[eboot.Digest]pending // written and verified, not committed
 	fs      *os.File                 // for syncfs: it reports errors since this was opened
 	closed  bool
+
+	unchecked int64         // bytes that may be Put before free space is asked for
+	unwritten int64         // bytes Put since the disk was last set to work
+	writing   chan struct{} // closed when the disk has done that; nil: it has
+	failed    error         // of that: nothing that is pending may be committed
 }
 
 type pending struct {
-	path string // in tmp/
+	path string // of the unfinished file
 	size int64
 }
 
@@ -98,11 +96,49 @@ func (i *Ingest) Put(ctx context.Context, d eboot.Digest, size int64, r io.Reade
 	if err := i.reserve(size); err != nil {
 		return fmt.Errorf("put blob %s: %w", d, err)
 	}
-	path := s.tmpPath()
+	path := s.tmpPath(d)
 	if err := s.write(ctx, path, d, size, r); err != nil {
 		return fmt.Errorf("put blob %s: %w", d, errors.Join(err, removeIfThere(path)))
 	}
-	return i.add(d, pending{path: path, size: size})
+	if err := i.add(d, pending{path: path, size: size}); err != nil {
+		return err
+	}
+	i.writeBack(size)
+	return nil
+}
+
+// writeBackEach is how much is Put before the disk is set to work on it.
+const writeBackEach = 16 << 20
+
+// writeBack lets the disk begin with what was Put beside the Puts that follow, so
+// that Commit has less to wait for.
+func (i *Ingest) writeBack(size int64) {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	if i.unwritten += size; i.unwritten < writeBackEach || i.writing != nil || i.closed {
+		return
+	}
+	done := make(chan struct{})
+	i.unwritten, i.writing = 0, done
+	fs := i.fs
+	go func() {
+		defer close(done)
+		err := syncfs(fs)
+		i.mu.Lock()
+		defer i.mu.Unlock()
+		// The kernel tells of an error once: Commit must hear of it.
+		i.writing, i.failed = nil, errors.Join(i.failed, err)
+	}()
+}
+
+// settle waits until the disk has done what it was set to.
+func (i *Ingest) settle() {
+	i.mu.Lock()
+	writing := i.writing
+	i.mu.Unlock()
+	if writing != nil {
+		<-writing
+	}
 }
 
 // skip reads past the content of a blob that is there already.
@@ -133,6 +169,24 @@ func (i *Ingest) skip(ctx context.Context, size int64, r io.Reader) error {
 	return nil
 }
 
+// Keep drops what was Put and not committed that wanted does not name.
+func (i *Ingest) Keep(wanted func(eboot.Digest) bool) error {
+	i.mu.Lock()
+	var unwanted []string
+	for d, p := range i.pending {
+		if !wanted(d) {
+			unwanted = append(unwanted, p.path)
+			delete(i.pending, d)
+		}
+	}
+	i.mu.Unlock()
+	var err error
+	for _, path := range unwanted {
+		err = errors.Join(err, removeIfThere(path))
+	}
+	return err
+}
+
 func (i *Ingest) has(d eboot.Digest) bool {
 	i.mu.Lock()
 	defer i.mu.Unlock()
@@ -159,6 +213,9 @@ func (s *Store) present(d eboot.Digest) bool {
 	return true
 }
 
+// checkEach is how much is Put before the free space is asked for again.
+const checkEach = 1 << 20
+
 // reserve opens the file that syncfs needs before anything is written, and
 // refuses what would leave too little space (rule R12).
 func (i *Ingest) reserve(size int64) error {
@@ -169,13 +226,13 @@ func (i *Ingest) reserve(size int64) error {
 		return fmt.Errorf("ingest: %w", os.ErrClosed)
 	}
 	if i.fs == nil {
-		f, err := os.Open(s.tmpDir())
+		f, err := os.Open(s.blobDir())
 		if err != nil {
 			return err
 		}
 		i.fs = f
 	}
-	if s.opts.MinFree < 0 {
+	if i.unchecked -= size; s.opts.MinFree < 0 || i.unchecked >= 0 {
 		return nil
 	}
 	free, err := s.free()
@@ -185,6 +242,7 @@ func (i *Ingest) reserve(size int64) error {
 	if free-size < s.opts.MinFree {
 		return fmt.Errorf("%d MiB free on disk, %d MiB must stay free: %w: %w", free>>20, s.opts.MinFree>>20, eboot.ErrUnavailable, unix.ENOSPC)
 	}
+	i.unchecked = checkEach
 	return nil
 }
 
@@ -208,7 +266,9 @@ func (i *Ingest) add(d eboot.Digest, p pending) error {
 
 // write writes exactly size bytes of r, whose digest must be d, to a new file.
 func (s *Store) write(ctx context.Context, path string, d eboot.Digest, size int64, r io.Reader) (err error) {
-	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
+	// O_NONBLOCK means nothing to a regular file, and saves package os from asking
+	// four times in which mode it is.
+	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL|unix.O_NONBLOCK, 0o600)
 	if err != nil {
 		return diskFull(err)
 	}
@@ -217,27 +277,34 @@ func (s *Store) write(ctx context.Context, path string, d eboot.Digest, size int
 			err = diskFull(closeErr)
 		}
 	}()
+	out := &blobWriter{file: f, hash: sha256.New(), size: size, left: size}
+	if whole, ok := r.(*bytes.Reader); ok {
+		_, err = whole.WriteTo(out) // no copy
+	} else {
+		err = s.copy(ctx, out, r)
+	}
+	switch {
+	case err != nil:
+		return err
+	case out.left > 0:
+		return fmt.Errorf("content ends after %d of %d bytes: %w", size-out.left, size, eboot.ErrInvalid)
+	case !bytes.Equal(out.hash.Sum(nil), d[:]):
+		return fmt.Errorf("content has another digest: %w", eboot.ErrInvalid)
+	}
+	return nil
+}
+
+// copy writes what r has to out, and reads no further than one byte more than is
+// due: that shows content that is too long.
+func (s *Store) copy(ctx context.Context, out *blobWriter, r io.Reader) error {
 	buf := s.buffer()
 	defer buffers.Put(buf)
-	h := sha256.New()
-	for left := size; ; {
-		// One byte more than is due shows content that is too long.
-		n, readErr := fill(r, (*buf)[:min(left+1, chunk)])
-		if int64(n) > left {
-			return fmt.Errorf("content is longer than %d bytes: %w", size, eboot.ErrInvalid)
+	for {
+		n, readErr := fill(r, (*buf)[:min(out.left+1, chunk)])
+		if _, err := out.Write((*buf)[:n]); err != nil {
+			return err
 		}
-		if n > 0 {
-			h.Write((*buf)[:n])
-			if _, err := f.Write((*buf)[:n]); err != nil {
-				return diskFull(err)
-			}
-		}
-		left -= int64(n)
 		switch {
-		case readErr == io.EOF && left > 0:
-			return fmt.Errorf("content ends after %d of %d bytes: %w", size-left, size, eboot.ErrInvalid)
-		case readErr == io.EOF && !bytes.Equal(h.Sum(nil), d[:]):
-			return fmt.Errorf("content has another digest: %w", eboot.ErrInvalid)
 		case readErr == io.EOF:
 			return nil
 		case readErr != nil:
@@ -247,6 +314,26 @@ func (s *Store) write(ctx context.Context, path string, d eboot.Digest, size int
 			return err
 		}
 	}
+}
+
+// blobWriter hashes what it writes.
+type blobWriter struct {
+	file       *os.File
+	hash       hash.Hash
+	size, left int64
+}
+
+func (w *blobWriter) Write(p []byte) (int, error) {
+	switch {
+	case int64(len(p)) > w.left:
+		return 0, fmt.Errorf("content is longer than %d bytes: %w", w.size, eboot.ErrInvalid)
+	case len(p) == 0:
+		return 0, nil
+	}
+	w.hash.Write(p)
+	w.left -= int64(len(p))
+	n, err := w.file.Write(p)
+	return n, diskFull(err)
 }
 
 // fill reads until buf is full or r fails. Unlike io.ReadFull it leaves the
@@ -277,137 +364,6 @@ func removeIfThere(path string) error {
 	return nil
 }
 
-// Commit makes what was Put since the last Commit durable and visible: all files
-// are synced, then all renamed, then each directory is synced once. After nil,
-// Has is true for all of it and it survives a power cut. After an error none of
-// it is visible and it must be Put again: an fsync that failed cannot be repeated,
-// the kernel has dropped the pages.
-func (i *Ingest) Commit() error {
-	i.committing.Lock()
-	defer i.committing.Unlock()
-	i.mu.Lock()
-	batch := i.pending
-	i.pending = make(map[eboot.Digest]pending)
-	fs, closed := i.fs, i.closed
-	i.mu.Unlock()
-	if closed {
-		return fmt.Errorf("commit: ingest: %w", os.ErrClosed)
-	}
-	if len(batch) == 0 {
-		return nil
-	}
-	if err := i.store.commit(fs, batch); err != nil {
-		for _, p := range batch {
-			err = errors.Join(err, removeIfThere(p.path))
-		}
-		return fmt.Errorf("commit %d blobs: %w", len(batch), err)
-	}
-	return nil
-}
-
-func (s *Store) commit(fs *os.File, batch map[eboot.Digest]pending) error {
-	// One at a time, so that no other Commit puts a blob where this one may yet
-	// have to take its own away again.
-	s.committing.Lock()
-	defer s.committing.Unlock()
-	if err := syncFiles(fs, batch); err != nil {
-		return err
-	}
-	renamed, err := s.rename(batch)
-	if err == nil {
-		err = s.syncShards(fs, renamed)
-	}
-	if err != nil {
-		s.files.Lock()
-		for _, d := range renamed {
-			err = errors.Join(err, removeIfThere(s.path(d)))
-		}
-		s.files.Unlock()
-		return err
-	}
-	stamps := make(map[eboot.Digest]stamp)
-	for _, d := range renamed {
-		if batch[d].size > s.opts.CacheFileMax {
-			if info, err := os.Lstat(s.path(d)); err == nil {
-				stamps[d] = stampOf(info)
-			}
-		}
-	}
-	s.mu.Lock()
-	for _, d := range renamed {
-		s.sizes[d] = batch[d].size
-		s.bytes += batch[d].size
-		delete(s.damaged, d)
-	}
-	maps.Copy(s.verified, stamps)
-	s.mu.Unlock()
-	return nil
-}
-
-func syncFiles(fs *os.File, batch map[eboot.Digest]pending) error {
-	if len(batch) > syncEach {
-		return syncfs(fs)
-	}
-	for _, p := range batch {
-		f, err := os.OpenFile(p.path, os.O_WRONLY, 0)
-		if err != nil {
-			return err
-		}
-		if err := errors.Join(f.Sync(), f.Close()); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-// syncfs reports write errors since fs was opened (Linux 5.8).
-func syncfs(fs *os.File) error {
-	if err := unix.Syncfs(int(fs.Fd())); err != nil {
-		return fmt.Errorf("syncfs: %w", err)
-	}
-	return nil
-}
-
-// rename moves the files of batch into place and returns the digests moved. A
-// blob that came meanwhile by another Ingest is left as it is.
-func (s *Store) rename(batch map[eboot.Digest]pending) (renamed []eboot.Digest, err error) {
-	order := slices.SortedFunc(maps.Keys(batch), func(a, b eboot.Digest) int { return bytes.Compare(a[:], b[:]) })
-	s.files.Lock()
-	defer s.files.Unlock()
-	for _, d := range order {
-		if s.Has(d) {
-			if err := removeIfThere(batch[d].path); err != nil {
-				return renamed, err
-			}
-			continue
-		}
-		if err := os.Rename(batch[d].path, s.path(d)); err != nil {
-			return renamed, diskFull(err)
-		}
-		renamed = append(renamed, d)
-	}
-	return renamed, nil
-}
-
-// syncShards makes the names of the blobs, which are sorted, survive a power cut.
-func (s *Store) syncShards(fs *os.File, sorted []eboot.Digest) error {
-	var shards []byte
-	for _, d := range sorted {
-		if n := len(shards); n == 0 || shards[n-1] != d[0] {
-			shards = append(shards, d[0])
-		}
-	}
-	if len(shards) > syncEach {
-		return syncfs(fs)
-	}
-	for _, b := range shards {
-		if err := fsutil.SyncDir(s.shardDir(b)); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
 // Close drops what was not committed and lifts the protection. It waits for a
 // Commit in progress. A second Close does nothing.
 func (i *Ingest) Close() error {
@@ -418,6 +374,7 @@ func (i *Ingest) Close() error {
 	batch, fs := i.pending, i.fs
 	i.pending, i.fs, i.closed = nil, nil, true
 	i.mu.Unlock()
+	i.settle()
 	var err error
 	for _, p := range batch {
 		err = errors.Join(err, removeIfThere(p.path))

@@ -3,6 +3,7 @@ package filestore
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -59,7 +60,7 @@ type Store struct {
 	log   hclog.Logger
 	lock  *os.File
 	cache *lru.Cache[eboot.Digest, []byte]
-	names atomic.Uint64 // names of files in tmp/
+	names atomic.Uint64 // of unfinished files
 
 	verifying singleflight.Group // large blobs being hashed, by digest
 
@@ -80,7 +81,7 @@ type index struct {
 }
 
 // Open opens the store in opts.Dir and makes it when there is none. It removes
-// what an interrupted run left in tmp/ and lists names and sizes; it hashes nothing.
+// what an interrupted run left unfinished and lists names and sizes; it hashes nothing.
 // A store that another process has open is eboot.ErrConflict.
 func Open(opts Options) (_ *Store, err error) {
 	if opts.CacheBytes == 0 {
@@ -118,7 +119,7 @@ func Open(opts Options) (_ *Store, err error) {
 	if s.lock, err = lockFile(filepath.Join(opts.Dir, "lock")); err != nil {
 		return nil, fmt.Errorf("open blob store: %w", err)
 	}
-	if err := errors.Join(s.emptyTmp(), s.scan()); err != nil {
+	if err := s.scan(); err != nil {
 		return nil, fmt.Errorf("open blob store: %w", errors.Join(err, s.lock.Close()))
 	}
 	return s, nil
@@ -133,6 +134,13 @@ func (s *Store) Close() error { return s.lock.Close() }
 func (s *Store) Has(d eboot.Digest) bool {
 	_, ok := s.size(d)
 	return ok
+}
+
+// Digests returns the digest of every blob that Has is true for, in no order.
+func (s *Store) Digests() []eboot.Digest {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	return slices.Collect(maps.Keys(s.sizes))
 }
 
 func (s *Store) size(d eboot.Digest) (int64, bool) {
@@ -171,7 +179,6 @@ func (s *Store) Summary() eboot.StorageSummary {
 }
 
 func (s *Store) blobDir() string       { return filepath.Join(s.opts.Dir, "blobs") }
-func (s *Store) tmpDir() string        { return filepath.Join(s.opts.Dir, "tmp") }
 func (s *Store) quarantineDir() string { return filepath.Join(s.opts.Dir, "quarantine") }
 
 // shardDir is the directory of the blobs whose digest begins with b.
@@ -182,8 +189,13 @@ func (s *Store) shardDir(b byte) string {
 
 func (s *Store) path(d eboot.Digest) string { return s.shardDir(d[0]) + "/" + d.String() }
 
-func (s *Store) tmpPath() string {
-	return fmt.Sprintf("%s/%x", s.tmpDir(), s.names.Add(1))
+// unfinished is how the name of a file begins that is no blob yet, or no longer.
+const unfinished = "unfinished-"
+
+// tmpPath returns a new name beside that of d: the kernel renames within one directory
+// under the lock of that alone, and side by side with others.
+func (s *Store) tmpPath(d eboot.Digest) string {
+	return fmt.Sprintf("%s/%s%x", s.shardDir(d[0]), unfinished, s.names.Add(1))
 }
 
 // free returns the bytes that may still be written to the file system.
@@ -204,7 +216,7 @@ func (s *Store) Room() (int64, error) {
 // makeDirs makes every directory at once, so that a Commit never has to make one
 // durable.
 func (s *Store) makeDirs() error {
-	for _, dir := range []string{s.blobDir(), s.tmpDir(), s.quarantineDir()} {
+	for _, dir := range []string{s.blobDir(), s.quarantineDir()} {
 		if err := os.MkdirAll(dir, 0o700); err != nil {
 			return err
 		}
@@ -238,26 +250,10 @@ func lockFile(path string) (*os.File, error) {
 	return f, nil
 }
 
-func (s *Store) emptyTmp() error {
-	entries, err := os.ReadDir(s.tmpDir())
-	if err != nil {
-		return err
-	}
-	for _, e := range entries {
-		if err := os.RemoveAll(filepath.Join(s.tmpDir(), e.Name())); err != nil {
-			return err
-		}
-	}
-	if len(entries) > 0 {
-		s.log.Info("removed unfinished blobs", "files", len(entries))
-	}
-	return nil
-}
-
-// scan fills the index from the names and sizes on disk. Files that are no blobs
-// are left alone and never served.
+// scan fills the index from the names and sizes on disk, and removes what is
+// unfinished. Other files that are no blobs are left alone and never served.
 func (s *Store) scan() error {
-	foreign := 0
+	foreign, removed := 0, 0
 	for b := range 256 {
 		dir := s.shardDir(byte(b))
 		entries, err := os.ReadDir(dir)
@@ -265,6 +261,13 @@ func (s *Store) scan() error {
 			return err
 		}
 		for _, e := range entries {
+			if strings.HasPrefix(e.Name(), unfinished) {
+				if err := os.Remove(dir + "/" + e.Name()); err != nil {
+					return err
+				}
+				removed++
+				continue
+			}
 			d, err := eboot.ParseDigest(e.Name())
 			if err != nil || int(d[0]) != b || !e.Type().IsRegular() {
 				foreign++
@@ -277,6 +280,9 @@ func (s *Store) scan() error {
 			s.sizes[d] = info.Size()
 			s.bytes += info.Size()
 		}
+	}
+	if removed > 0 {
+		s.log.Info("removed unfinished blobs", "files", removed)
 	}
 	if foreign > 0 {
 		s.log.Warn("files in the blob directory are no blobs, ignored", "files", foreign)

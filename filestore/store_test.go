@@ -113,7 +113,7 @@ func read(s *Store, d eboot.Digest, size int) ([]byte, error) {
 
 func leftovers(t testing.TB, s *Store) []string {
 	t.Helper()
-	names, err := filepath.Glob(filepath.Join(s.tmpDir(), "*"))
+	names, err := filepath.Glob(filepath.Join(s.blobDir(), "*", unfinished+"*"))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -640,5 +640,79 @@ func TestConcurrentReaders(t *testing.T) {
 	}
 	if cost := s.cache.Cost(); cost > 8000 {
 		t.Fatalf("cache holds %d bytes", cost)
+	}
+}
+
+// Keep drops what is not wanted, files included, and Commit takes the rest.
+func TestKeep(t *testing.T) {
+	s := openStore(t, Options{})
+	contents := [][]byte{random(10), random(20), random(30)}
+	in := s.Ingest()
+	defer in.Close()
+	for _, c := range contents {
+		if err := in.Put(t.Context(), eboot.DigestOf(c), int64(len(c)), bytes.NewReader(c)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	wanted := eboot.DigestOf(contents[1])
+	if err := in.Keep(func(d eboot.Digest) bool { return d == wanted }); err != nil {
+		t.Fatal(err)
+	}
+	if left := leftovers(t, s); len(left) != 1 {
+		t.Errorf("unfinished: %v", left)
+	}
+	if err := in.Commit(); err != nil {
+		t.Fatal(err)
+	}
+	if got := s.Digests(); len(got) != 1 || got[0] != wanted {
+		t.Errorf("committed: %v", got)
+	}
+}
+
+// A batch large enough for the disk to begin early, and for several goroutines to
+// rename: a failure of either leaves nothing visible, and without one all is there.
+func TestLargeBatch(t *testing.T) {
+	contents := make([][]byte, 2*renameAtOnce)
+	for i := range contents {
+		contents[i] = random(writeBackEach / renameAtOnce)
+	}
+	last := eboot.DigestOf(contents[len(contents)-1])
+	for name, spoil := range map[string]func(s *Store, in *Ingest) error{
+		"Good": func(*Store, *Ingest) error { return nil },
+		"WriteBack": func(_ *Store, in *Ingest) error {
+			in.mu.Lock()
+			defer in.mu.Unlock()
+			in.failed = syscall.EIO
+			return nil
+		},
+		"Rename": func(s *Store, _ *Ingest) error { return os.Mkdir(s.path(last), 0o700) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			s := openStore(t, Options{})
+			in := s.Ingest()
+			defer in.Close()
+			for _, c := range contents {
+				if err := in.Put(t.Context(), eboot.DigestOf(c), int64(len(c)), bytes.NewReader(c)); err != nil {
+					t.Fatal(err)
+				}
+			}
+			if in.settle(); in.unwritten >= writeBackEach {
+				t.Errorf("the disk has not begun: %d bytes wait", in.unwritten)
+			}
+			if err := spoil(s, in); err != nil {
+				t.Fatal(err)
+			}
+			err, want := in.Commit(), len(contents)
+			if name != "Good" {
+				want = 0
+			}
+			if (err == nil) != (name == "Good") || len(s.Digests()) != want || leftovers(t, s) != nil {
+				t.Errorf("%v; %d blobs, want %d; unfinished: %v", err, len(s.Digests()), want, leftovers(t, s))
+			}
+			files, _ := filepath.Glob(filepath.Join(s.blobDir(), "*", "*"))
+			if want == 0 && len(files) > 1 { // the directory that stands in the way
+				t.Errorf("%d files are left", len(files))
+			}
+		})
 	}
 }

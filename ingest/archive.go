@@ -178,7 +178,8 @@ func (s *scan) entry(ctx context.Context, h *tar.Header, content io.Reader) erro
 		if s.varTars != nil && varTarName.MatchString(p) {
 			return readVariableTar(ctx, p, n, content, s.hasher, s.varTars)
 		}
-		return s.hasher.read(ctx, content, p, n, &progress{})
+		_, err := s.hasher.read(ctx, content, p, n, &progress{})
+		return err
 	case tar.TypeSymlink:
 		n.kind, n.target = eboot.KindSymlink, h.Linkname
 		if strings.HasPrefix(h.Linkname, "/") { // whether a relative one leaves is known when all of the tree is

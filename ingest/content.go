@@ -14,7 +14,8 @@ import (
 	"eboot"
 )
 
-const readSize = 256 << 10
+// readSize is also up to which size a file is read once only.
+const readSize = 1 << 20
 
 // progress passes on what was read, in steps worth showing.
 type progress struct {
@@ -73,36 +74,41 @@ func newHasher(kept *keeper, boot string) *hasher {
 }
 
 // read sets the digest of n, the file at p, from the n.size bytes that r must
-// have, and keeps them when they are wanted later. eboot.ErrConflict: r has more or fewer.
-func (h *hasher) read(ctx context.Context, r io.Reader, p string, n *node, bytesRead *progress) error {
+// have, and keeps them when they are wanted later. It returns the content until
+// the next read, or nil when it is too large for that. eboot.ErrConflict: r has more or fewer.
+func (h *hasher) read(ctx context.Context, r io.Reader, p string, n *node, bytesRead *progress) ([]byte, error) {
 	h.hash.Reset()
 	keep := h.kept.wants(p, n.size, h.boot)
 	var size int64
-	for {
+	for end := false; !end; {
 		if err := ctx.Err(); err != nil {
-			return context.Cause(ctx)
+			return nil, context.Cause(ctx)
 		}
-		got, err := r.Read(h.buffer)
+		got := 0
+		for got < len(h.buffer) && !end {
+			m, err := r.Read(h.buffer[got:])
+			got += m
+			if end = errors.Is(err, io.EOF); err != nil && !end {
+				return nil, fmt.Errorf("read %q: %w", shorten(p), err)
+			}
+		}
 		if size += int64(got); size > n.size {
-			return changed(p)
+			return nil, changed(p)
 		}
 		h.hash.Write(h.buffer[:got])
 		if keep {
 			n.content = append(n.content, h.buffer[:got]...)
 		}
 		bytesRead.add(int64(got))
-		if errors.Is(err, io.EOF) {
-			break
-		}
-		if err != nil {
-			return fmt.Errorf("read %q: %w", shorten(p), err)
-		}
 	}
 	if size != n.size {
-		return changed(p)
+		return nil, changed(p)
 	}
 	h.hash.Sum(n.digest[:0])
-	return nil
+	if size > int64(len(h.buffer)) {
+		return nil, nil
+	}
+	return h.buffer[:size], nil
 }
 
 func changed(p string) error {

@@ -1,6 +1,7 @@
 package ingest
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -72,18 +73,21 @@ func (d *directory) hash(ctx context.Context, opts Options) error {
 	group, groupCtx := errgroup.WithContext(ctx)
 	for range min(max(runtime.GOMAXPROCS(0), 4), 16) {
 		group.Go(func() error {
-			h := newHasher(kept, opts.Boot)
+			r := &reader{directory: d, hasher: newHasher(kept, opts.Boot), opts: opts, progress: bytesRead}
+			defer r.leave()
 			for {
-				i := int(next.Add(1)) - 1
-				if i >= len(d.paths) {
+				end := int(next.Add(neighbours))
+				if end-neighbours >= len(d.paths) {
 					return nil
 				}
-				n := d.tree.nodes[d.paths[i]]
-				if n.kind != eboot.KindFile {
-					continue
-				}
-				if err := d.hashFile(groupCtx, h, d.paths[i], n, bytesRead); err != nil {
-					return err
+				for _, p := range d.paths[end-neighbours : min(end, len(d.paths))] {
+					n := d.tree.nodes[p]
+					if n.kind != eboot.KindFile {
+						continue
+					}
+					if err := r.read(groupCtx, p, n); err != nil {
+						return err
+					}
 				}
 			}
 		})
@@ -94,13 +98,64 @@ func (d *directory) hash(ctx context.Context, opts Options) error {
 	return d.readVariableTars(ctx, kept)
 }
 
-func (d *directory) hashFile(ctx context.Context, h *hasher, p string, n *node, bytesRead *progress) error {
-	f, err := d.open(p, n)
+// neighbours are as many names as one goroutine takes at once: they mostly stand in
+// one directory, which it keeps open.
+const neighbours = 16
+
+// reader is one goroutine of the first pass.
+type reader struct {
+	directory *directory
+	hasher    *hasher
+	opts      Options
+	progress  *progress
+
+	name string // of the directory that it read from last
+	root *os.Root
+}
+
+// read hashes the file n at p, and puts it when it is wanted.
+func (r *reader) read(ctx context.Context, p string, n *node) error {
+	f, err := r.open(p, n)
 	if err != nil {
 		return err
 	}
 	defer f.Close()
-	return h.read(ctx, f, p, n, bytesRead)
+	content, err := r.hasher.read(ctx, f, p, n, r.progress)
+	if err != nil || r.opts.Want == nil || !r.opts.Want(n.digest) {
+		return err
+	}
+	if content != nil {
+		return r.opts.Put(n.digest, n.size, bytes.NewReader(content))
+	}
+	if _, err := f.Seek(0, io.SeekStart); err != nil {
+		return err
+	}
+	out := &delivery{put: r.opts.Put}
+	return out.file(ctx, p, n, f)
+}
+
+func (r *reader) open(p string, n *node) (*os.File, error) {
+	dir := path.Dir(p)
+	if n.outside != "" || dir == "." {
+		return r.directory.open(p, n)
+	}
+	if dir != r.name {
+		r.leave()
+		root, err := r.directory.root.OpenRoot(filepath.FromSlash(dir))
+		if err != nil {
+			return nil, openError(p, err)
+		}
+		r.name, r.root = dir, root
+	}
+	return openFile(r.root.OpenFile, path.Base(p), p, n)
+}
+
+// leave closes the directory that is open.
+func (r *reader) leave() {
+	if r.root != nil {
+		_ = r.root.Close() // read only: nothing is lost
+	}
+	r.name, r.root = "", nil
 }
 
 // readVariableTars reads the few files that may be one a second time, as
@@ -129,22 +184,19 @@ func (d *directory) readVariableTars(ctx context.Context, kept *keeper) error {
 	return nil
 }
 
-// open opens the file n at p for reading. It never waits, as opening a named
-// pipe would that stands there since the walk.
+// open opens the file n at p for reading.
 func (d *directory) open(p string, n *node) (*os.File, error) {
-	const flags = os.O_RDONLY | syscall.O_NONBLOCK
-	var f *os.File
-	var err error
 	if n.outside != "" {
-		f, err = os.OpenFile(n.outside, flags, 0)
-	} else {
-		f, err = d.root.OpenFile(filepath.FromSlash(p), flags, 0)
+		return openFile(os.OpenFile, n.outside, p, n)
 	}
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil, changed(p)
-	}
+	return openFile(d.root.OpenFile, filepath.FromSlash(p), p, n)
+}
+
+// openFile never waits, as opening a named pipe would that stands there since the walk.
+func openFile(open func(string, int, os.FileMode) (*os.File, error), name, p string, n *node) (*os.File, error) {
+	f, err := open(name, os.O_RDONLY|syscall.O_NONBLOCK, 0)
 	if err != nil {
-		return nil, err // it names the file
+		return nil, openError(p, err)
 	}
 	info, err := f.Stat()
 	if err == nil && (!info.Mode().IsRegular() || info.Size() != n.size) {
@@ -154,6 +206,18 @@ func (d *directory) open(p string, n *node) (*os.File, error) {
 		return nil, errors.Join(err, f.Close())
 	}
 	return f, nil
+}
+
+// openError names the file p in err.
+func openError(p string, err error) error {
+	var pathError *fs.PathError
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return changed(p)
+	case errors.As(err, &pathError):
+		pathError.Path = p
+	}
+	return err
 }
 
 // deliver is the second pass.

@@ -3,7 +3,8 @@
 //
 // A source is a directory or a tar archive (plain, gzip or zstd). It is
 // recognised by its content, never by its name. Open reads it once and hashes
-// everything; Source.Blobs reads it a second time and hands out only the blobs that
+// everything, and offers the files of a directory to Options.Want as it goes;
+// Source.Blobs reads it a second time and hands out only the blobs that
 // somebody wants. Nothing is ever unpacked and nothing is written to disk.
 //
 // A tree is held in memory as nodes by path. A variable tar is the NAME.tar.gz
@@ -19,8 +20,8 @@
 // that Erlang releases are made on. Cookies (eboot.IsSecretPath) are left out. Nothing reaches the
 // caller that eboot.Manifest.Check would refuse.
 //
-// Goroutines: Open of a directory hashes files with several; all have ended
-// when it returns. Nothing else starts any. A Source is used by one goroutine at a time.
+// Goroutines: Open of a directory hashes files with several, which call Options.Want and
+// Options.Put; all have ended when it returns. Nothing else starts any. A Source is used by one goroutine at a time.
 //
 // Caveats: a directory that changes between the two passes is noticed by the
 // content of the blobs that are handed out (eboot.ErrConflict), not by those that nobody

@@ -34,6 +34,14 @@ type Options struct {
 	// of the archive as it is on disk. Calls come one at a time, now and then. Nil: nobody is told.
 	Progress func(done, total int64)
 
+	// Want and Put take blobs while Open reads a directory, before it is known whether
+	// all of it can be taken in: each file that Want asks for is Put as soon as it is
+	// hashed. They are called by several goroutines at once. An error of Put ends
+	// Open. An archive is not offered, since cookies are told from other files only
+	// at its end. Nil: nobody wants any.
+	Want func(eboot.Digest) bool
+	Put  func(d eboot.Digest, size int64, r io.Reader) error
+
 	Limits
 }
 

@@ -407,3 +407,49 @@ func TestSameTreeSameManifest(t *testing.T) {
 		t.Errorf("touched: got tree %s, want %s", got.Short(), want.Short())
 	}
 }
+
+// Files of a directory are offered as soon as they are hashed, whatever their size; those
+// of an archive are not.
+func TestOffersWhileReading(t *testing.T) {
+	dir := goodDirectory(t)
+	for name, size := range map[string]int{"empty": 0, "small": 100, "edge": readSize, "beyond": readSize + 1, "big": 3*readSize + 7} {
+		writeFile(t, dir+"/sub/"+name, strings.Repeat(name[:1], size))
+	}
+	writeFile(t, dir+"/sub/twin", strings.Repeat("b", 3*readSize+7))
+	writeFile(t, dir+"/releases/COOKIE", "secret")
+	unwanted := eboot.DigestOf([]byte(strings.Repeat("s", 100)))
+	var mu sync.Mutex
+	got := map[eboot.Digest]int{}
+	opts := Options{
+		Want: func(d eboot.Digest) bool { return d != unwanted },
+		Put: func(d eboot.Digest, size int64, r io.Reader) error {
+			data, err := io.ReadAll(r)
+			if eboot.DigestOf(data) != d || int64(len(data)) != size {
+				t.Errorf("blob %s: %d bytes of %d, or another content", d.Short(), len(data), size)
+			}
+			mu.Lock()
+			defer mu.Unlock()
+			got[d]++
+			return err
+		},
+	}
+	s := mustOpen(t, dir, opts)
+	want := map[eboot.Digest]bool{}
+	for _, e := range s.Manifest().Entries {
+		if e.Kind == eboot.KindFile && e.Digest != unwanted {
+			want[e.Digest] = true
+		}
+	}
+	if len(got) != len(want) || got[unwanted] != 0 || got[eboot.DigestOf([]byte("secret"))] != 0 {
+		t.Errorf("%d blobs were put, want %d", len(got), len(want))
+	}
+
+	broken := errors.New("broken")
+	opts.Put = func(eboot.Digest, int64, io.Reader) error { return broken }
+	if _, err := Open(t.Context(), dir, opts); !errors.Is(err, broken) {
+		t.Errorf("a put that fails: %v", err)
+	}
+	tarFile := filepath.Join(t.TempDir(), "x.tar")
+	writeFile(t, tarFile, string(makeTar(t, good()...)))
+	mustOpen(t, tarFile, opts)
+}

@@ -66,13 +66,19 @@ func (c *command) bundlePublish() *cobra.Command {
 	return c.write(cmd)
 }
 
-// publish reads what stands at from, says what it found, and sends what the server lacks.
+// publish reads what stands at from and sends what the server lacks meanwhile, says what it
+// found, and sends the rest.
 func (c *command) publish(ctx context.Context, client *api.Client, ref eboot.Ref, from string, flags publishFlags) (api.PublishOutcome, ingest.Found, error) {
+	open, err := client.OpenPublish(ctx)
+	if err != nil {
+		return api.PublishOutcome{}, ingest.Found{}, err
+	}
+	defer open.Close()
 	reading := c.progress("reading")
 	source, err := ingest.Open(ctx, from, ingest.Options{
 		Dereference: flags.dereference, ERTS: flags.erts, Boot: flags.boot,
 		Warn:     func(text string) { fmt.Fprintln(c.err, "warning:", text) },
-		Progress: reading.set,
+		Progress: reading.set, Want: open.Want, Put: open.Put,
 	})
 	reading.done()
 	if err != nil {
@@ -89,7 +95,7 @@ func (c *command) publish(ctx context.Context, client *api.Client, ref eboot.Ref
 	}
 	sending := c.progress("sending")
 	defer sending.done()
-	outcome, err := client.Publish(ctx, api.Publish{
+	outcome, err := open.Publish(ctx, api.Publish{
 		Ref: ref, ERTS: found.ERTS, BootScript: found.BootScript, SysConfig: found.SysConfig,
 		Channel: flags.channel, MinCopies: flags.minCopies, Source: source, Progress: sending.set,
 	})

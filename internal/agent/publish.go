@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -36,10 +37,12 @@ type publishes struct {
 type publish struct {
 	id      string
 	ingest  *filestore.Ingest
-	sizes   map[eboot.Digest]int64 // every blob of the bundle, manifest and times too
-	bundles []eboot.Bundle         // one for each ERTS version
+	sizes   map[eboot.Digest]int64 // every blob of the bundle, manifest and times too; guarded by busy
+	bundles []eboot.Bundle         // one for each ERTS version; nil until the manifest is there; guarded by busy
 
-	busy   sync.RWMutex       // writers: flush, commit and close; readers: blobs coming in
+	earlyBlobs, earlyBytes atomic.Int64 // that came before the manifest
+
+	busy   sync.RWMutex       // writers: description, commit and close; readers: blobs coming in
 	latest time.Time          // guarded by publishes.mu
 	closed bool               // guarded by busy
 	result *api.PublishResult // of a commit that was done; guarded by busy
@@ -142,78 +145,114 @@ func (p *publishes) add(one *publish) error {
 	return nil
 }
 
-// OpenPublish checks everything that can be checked before a blob travels.
-func (a *Agent) OpenPublish(_ context.Context, r api.PublishRequest) (api.PublishOpened, error) {
-	one, err := a.newPublish(r)
-	if err != nil {
-		return api.PublishOpened{}, err
-	}
-	opened := api.PublishOpened{ID: one.id, Missing: []eboot.Digest{}, Unchanged: true}
-	state := a.machine.State()
-	for i, b := range one.bundles {
-		known, ok := state.Bundle(b.Ref(), b.ERTS)
-		switch {
-		case !ok:
-			opened.Unchanged = false
-		case known.Manifest != b.Manifest:
-			return api.PublishOpened{}, fmt.Errorf("bundle %s for ERTS %s exists with other content (%s, not %s); choose another version: %w",
-				b.Ref(), b.ERTS, known.Manifest.Short(), b.Manifest.Short(), eboot.ErrConflict)
-		case known.BootScript != b.BootScript || known.SysConfig != b.SysConfig:
-			return api.PublishOpened{}, fmt.Errorf("bundle %s for ERTS %s exists with boot script %s, not %s; choose another version: %w",
-				b.Ref(), b.ERTS, known.BootScript, b.BootScript, eboot.ErrConflict)
-		default:
-			one.bundles[i] = known // the first publish gave the times
-		}
-	}
+// maxHeld bounds the answer to OpenPublish: 4 MiB.
+const maxHeld = 1 << 20
 
-	one.ingest = a.store.Ingest()
+// OpenPublish begins a publish, of what is said later.
+func (a *Agent) OpenPublish(context.Context) (api.PublishOpened, error) {
+	one := &publish{id: uuid.NewString(), ingest: a.store.Ingest()}
 	if err := a.publishes.add(one); err != nil {
 		return api.PublishOpened{}, errors.Join(err, one.ingest.Close())
 	}
-	one.ingest.Protect(func(yield func(eboot.Digest) bool) {
-		for d := range one.sizes {
-			if !yield(d) {
-				return
-			}
+	opened := api.PublishOpened{ID: one.id}
+	if digests := a.store.Digests(); len(digests) <= maxHeld {
+		opened.Held = make([]byte, 0, 4*len(digests))
+		for _, d := range digests {
+			opened.Held = append(opened.Held, d[:4]...)
 		}
-	})
-	for d := range one.sizes {
-		if !a.store.Has(d) {
-			opened.Missing = append(opened.Missing, d)
-		}
-	}
-	if err := a.storeTree(one, r); err != nil {
-		return api.PublishOpened{}, errors.Join(err, a.AbortPublish(one.id))
 	}
 	return opened, nil
 }
 
-// newPublish reads the request; nothing is stored yet.
-func (a *Agent) newPublish(r api.PublishRequest) (*publish, error) {
+// DescribePublish checks everything that can be checked before the blobs are there.
+func (a *Agent) DescribePublish(_ context.Context, id string, r api.PublishRequest) (api.PublishDescribed, error) {
+	sizes, bundles, err := a.readRequest(r)
+	if err != nil {
+		return api.PublishDescribed{}, err
+	}
+	described := api.PublishDescribed{Missing: []eboot.Digest{}, Unchanged: true}
+	state := a.machine.State()
+	for i, b := range bundles {
+		known, ok := state.Bundle(b.Ref(), b.ERTS)
+		switch {
+		case !ok:
+			described.Unchanged = false
+		case known.Manifest != b.Manifest:
+			return api.PublishDescribed{}, fmt.Errorf("bundle %s for ERTS %s exists with other content (%s, not %s); choose another version: %w",
+				b.Ref(), b.ERTS, known.Manifest.Short(), b.Manifest.Short(), eboot.ErrConflict)
+		case known.BootScript != b.BootScript || known.SysConfig != b.SysConfig:
+			return api.PublishDescribed{}, fmt.Errorf("bundle %s for ERTS %s exists with boot script %s, not %s; choose another version: %w",
+				b.Ref(), b.ERTS, known.BootScript, b.BootScript, eboot.ErrConflict)
+		default:
+			bundles[i] = known // the first publish gave the times
+		}
+	}
+
+	one, err := a.publishes.find(id)
+	if err != nil {
+		return api.PublishDescribed{}, err
+	}
+	one.busy.Lock()
+	defer one.busy.Unlock()
+	if err := one.endedLocked(); err != nil {
+		return api.PublishDescribed{}, err
+	}
+	if one.bundles != nil {
+		return api.PublishDescribed{}, fmt.Errorf("publish %s: has a manifest already: %w", id, eboot.ErrConflict)
+	}
+	came := map[eboot.Digest]bool{} // and not committed
+	err = one.ingest.Keep(func(d eboot.Digest) bool {
+		_, came[d] = sizes[d]
+		return came[d]
+	})
+	if err != nil {
+		return api.PublishDescribed{}, err
+	}
+	one.ingest.Protect(maps.Keys(sizes))
+	for d := range sizes {
+		if !came[d] && !a.store.Has(d) {
+			described.Missing = append(described.Missing, d)
+		}
+	}
+	// The manifest and the times are blobs, too: on disk with the commit, like the others.
+	for _, data := range [][]byte{r.Manifest, r.Times} {
+		d := eboot.DigestOf(data)
+		sizes[d] = int64(len(data))
+		if err := one.ingest.Put(context.Background(), d, sizes[d], bytes.NewReader(data)); err != nil {
+			return api.PublishDescribed{}, err
+		}
+	}
+	one.sizes, one.bundles = sizes, bundles
+	return described, nil
+}
+
+// readRequest returns the blobs of the tree with their sizes, and one bundle for each
+// ERTS version. It stores nothing.
+func (a *Agent) readRequest(r api.PublishRequest) (sizes map[eboot.Digest]int64, bundles []eboot.Bundle, err error) {
 	manifest, err := eboot.ParseManifest(r.Manifest)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	if _, err := eboot.ParseTimes(r.Times, len(manifest.Entries)); err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	if len(r.ERTS) == 0 {
-		return nil, fmt.Errorf("publish %s@%s: no ERTS version given: %w", r.Name, r.Version, eboot.ErrInvalid)
+		return nil, nil, fmt.Errorf("publish %s@%s: no ERTS version given: %w", r.Name, r.Version, eboot.ErrInvalid)
 	}
 	for _, p := range []string{r.BootScript, r.SysConfig} {
 		if e := manifest.Find(p); p != "" && (e == nil || e.Kind == eboot.KindDirectory) {
-			return nil, fmt.Errorf("publish %s@%s: %q is not a file of the tree: %w", r.Name, r.Version, p, eboot.ErrInvalid)
+			return nil, nil, fmt.Errorf("publish %s@%s: %q is not a file of the tree: %w", r.Name, r.Version, p, eboot.ErrInvalid)
 		}
 	}
-	one := &publish{id: uuid.NewString(), sizes: map[eboot.Digest]int64{}}
+	sizes = map[eboot.Digest]int64{}
 	for _, e := range manifest.Entries {
 		if e.Kind != eboot.KindFile {
 			continue
 		}
-		if size, ok := one.sizes[e.Digest]; ok && size != e.Size {
-			return nil, fmt.Errorf("publish %s@%s: %q: one digest with two sizes: %w", r.Name, r.Version, e.Path, eboot.ErrInvalid)
+		if size, ok := sizes[e.Digest]; ok && size != e.Size {
+			return nil, nil, fmt.Errorf("publish %s@%s: %q: one digest with two sizes: %w", r.Name, r.Version, e.Path, eboot.ErrInvalid)
 		}
-		one.sizes[e.Digest] = e.Size
+		sizes[e.Digest] = e.Size
 	}
 	files, total := manifest.Totals()
 	seen := map[string]bool{}
@@ -229,25 +268,11 @@ func (a *Agent) newPublish(r api.PublishRequest) (*publish, error) {
 			Holders: []string{a.server},
 		}
 		if err := b.Check(); err != nil {
-			return nil, err
+			return nil, nil, err
 		}
-		one.bundles = append(one.bundles, b)
+		bundles = append(bundles, b)
 	}
-	return one, nil
-}
-
-// storeTree keeps the manifest and the times as blobs: on disk with the first
-// flush, like the others.
-func (a *Agent) storeTree(one *publish, r api.PublishRequest) error {
-	for _, data := range [][]byte{r.Manifest, r.Times} {
-		d := eboot.DigestOf(data)
-		one.sizes[d] = int64(len(data))
-		one.ingest.Protect(func(yield func(eboot.Digest) bool) { yield(d) })
-		if err := one.ingest.Put(context.Background(), d, int64(len(data)), bytes.NewReader(data)); err != nil {
-			return err
-		}
-	}
-	return nil
+	return sizes, bundles, nil
 }
 
 // PutBlob takes one blob in.
@@ -258,27 +283,28 @@ func (a *Agent) PutBlob(ctx context.Context, id string, d eboot.Digest, size int
 	}
 	one.busy.RLock()
 	defer one.busy.RUnlock()
-	if want, ok := one.sizes[d]; !ok || want != size {
-		return fmt.Errorf("blob %s of %d bytes: is not in the manifest: %w", d.Short(), size, eboot.ErrInvalid)
-	}
 	if err := one.endedLocked(); err != nil {
 		return err
+	}
+	if err := one.expects(d, size); err != nil {
+		return fmt.Errorf("blob %s of %d bytes: %w", d.Short(), size, err)
 	}
 	return one.ingest.Put(ctx, d, size, content)
 }
 
-// FlushBlobs makes what came in survive a crash.
-func (a *Agent) FlushBlobs(_ context.Context, id string) error {
-	one, err := a.publishes.find(id)
-	if err != nil {
-		return err
+// expects reports whether the blob may be one of the tree; busy is held for reading.
+// What comes before the manifest may be as much as the largest tree has.
+func (p *publish) expects(d eboot.Digest, size int64) error {
+	if p.bundles != nil {
+		if want, ok := p.sizes[d]; !ok || want != size {
+			return fmt.Errorf("is not in the manifest: %w", eboot.ErrInvalid)
+		}
+		return nil
 	}
-	one.busy.Lock()
-	defer one.busy.Unlock()
-	if err := one.endedLocked(); err != nil {
-		return err
+	if p.earlyBlobs.Add(1) > eboot.MaxTreeEntries || p.earlyBytes.Add(size) > eboot.MaxTreeBytes {
+		return fmt.Errorf("comes after more than a tree can have: %w", eboot.ErrTooLarge)
 	}
-	return a.commitIngest(one)
+	return nil
 }
 
 // commitIngest also counts anew what this server holds: a publish heals damage.
@@ -306,6 +332,9 @@ func (a *Agent) CommitPublish(ctx context.Context, id string, w api.Write, c api
 	}
 	if err := one.endedLocked(); err != nil {
 		return api.PublishResult{}, err
+	}
+	if one.bundles == nil {
+		return api.PublishResult{}, fmt.Errorf("publish %s: its manifest has not come: %w", id, eboot.ErrConflict)
 	}
 	if servers := len(a.cluster.Status().Servers); c.MinCopies > max(servers, 1) {
 		return api.PublishResult{}, fmt.Errorf("publish %s: %d copies asked for, the cluster has %d servers: %w", one.bundles[0].Ref(), c.MinCopies, servers, eboot.ErrInvalid)

@@ -45,8 +45,11 @@ func (s *server) call(t *testing.T, method, path, key, body string) (status int,
 // open begins a publish of release(version) and sends its blobs.
 func (s *server) open(t *testing.T, version string) (id string) {
 	t.Helper()
-	opened, err := s.OpenPublish(t.Context(), release(version).request(version))
+	opened, err := s.OpenPublish(t.Context())
 	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := s.DescribePublish(t.Context(), opened.ID, release(version).request(version)); err != nil {
 		t.Fatal(err)
 	}
 	err = release(version).Blobs(t.Context(), func(eboot.Digest) bool { return true }, func(d eboot.Digest, size int64, r io.Reader) error {
@@ -127,7 +130,7 @@ func TestIdlePublishesAreForgotten(t *testing.T) {
 	t.Parallel()
 	s := start(t, settings(t))
 	idle := s.open(t, "idle")
-	opened, err := s.OpenPublish(t.Context(), release("slow").request("slow"))
+	opened, err := s.OpenPublish(t.Context())
 	if err != nil {
 		t.Fatal(err)
 	}
