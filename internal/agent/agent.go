@@ -242,7 +242,7 @@ func (a *Agent) Run(ctx context.Context) (err error) {
 	err = discovery.stop()
 	// Another leads while slaves are waited for. It is tried for a limited time, and
 	// without it the others find a leader a little later.
-	if peerListener != nil && a.cluster.Status().Role == "leader" {
+	if raft := a.cluster.Status(); peerListener != nil && raft.Role == roleLeader && len(raft.Servers) > 1 {
 		if err := a.cluster.Transfer(context.WithoutCancel(ctx), ""); err != nil {
 			a.logger.Warn("leadership was not handed over", "error", err)
 		}

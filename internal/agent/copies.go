@@ -203,11 +203,12 @@ func (a *Agent) CopyBundle(ctx context.Context, r peerrpc.CopyRequest) error {
 // mirrorBundles keeps the bundles of the index whole on this disk until ctx ends.
 func (a *Agent) mirrorBundles(ctx context.Context) error {
 	pause := copyRetryFirst
+	told := map[eboot.Digest]string{} // what was logged of a bundle that could not be copied, by manifest
 	for {
 		changed := a.machine.Changed()
 		a.copies.sweep(a.machine.State(), a.now())
 		var retry <-chan time.Time
-		if a.mirrorOnce(ctx) {
+		if a.mirrorOnce(ctx, told) {
 			pause = copyRetryFirst
 		} else {
 			retry = time.After(pause)
@@ -224,7 +225,7 @@ func (a *Agent) mirrorBundles(ctx context.Context) error {
 }
 
 // mirrorOnce looks at every bundle once and reports whether all is well.
-func (a *Agent) mirrorOnce(ctx context.Context) bool {
+func (a *Agent) mirrorOnce(ctx context.Context, told map[eboot.Digest]string) bool {
 	state := a.view.State()
 	well := true
 	var whole []eboot.Digest
@@ -235,16 +236,17 @@ func (a *Agent) mirrorOnce(ctx context.Context) bool {
 		r := a.copies.count(b)
 		if r.missing > 0 {
 			began := a.now()
-			a.logger.Info("copying a bundle from other servers", "bundle", b.Ref(), "erts", b.ERTS, "missing", r.missing, "of", r.blobs)
 			release, err := a.copies.pull(ctx, b)
 			if err != nil {
-				if well && ctx.Err() == nil {
-					a.logger.Warn("bundle not copied yet; trying again", "bundle", b.Ref(), "error", err)
+				if text := err.Error(); told[b.Manifest] != text && ctx.Err() == nil {
+					told[b.Manifest] = text
+					a.logger.Warn("bundle not copied yet; trying again", "bundle", b.Ref(), "erts", b.ERTS, "missing", r.missing, "of", r.blobs, "error", err)
 				}
 				well = false
 				continue
 			}
 			release() // the index names it
+			delete(told, b.Manifest)
 			a.recount()
 			a.logger.Info("bundle copied", "bundle", b.Ref(), "erts", b.ERTS, "took", a.now().Sub(began).Round(time.Millisecond))
 		}

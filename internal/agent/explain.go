@@ -17,8 +17,8 @@ func (a *Agent) Explain(slave netip.Addr) eboot.Explanation {
 	state := a.view.State()
 	sighting, seen := a.fleet.Sighting(slave)
 
-	if a.boot.draining.Load() {
-		e.fail("server", "this server is stopping and answers nobody", "ask another server")
+	if err := a.boot.silenced(state); err != nil {
+		e.fail("server", "this server answers nobody: "+err.Error(), "ask another server")
 	}
 	entry, ok := state.Lookup(slave)
 	if !ok {
@@ -65,6 +65,9 @@ func (a *Agent) explainBundle(e *explainer, state *fsm.State, entry *eboot.White
 	}
 	e.ok("erts", fmt.Sprintf("the slave asked for ERTS %s", sighting.AskedERTS))
 	a.explainResidence(e, bundle)
+	if rank, last := a.boot.rank(state, sighting.Slave, bundle); last > 0 {
+		e.note("rank", fmt.Sprintf("this server is number %d of the %d that hold the bundle and are alive; slaves choose number 1", rank+1, last+1))
+	}
 }
 
 func (a *Agent) explainResidence(e *explainer, b eboot.Bundle) {

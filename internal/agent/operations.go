@@ -104,9 +104,9 @@ func (a *Agent) SetChannel(ctx context.Context, w api.Write, channel string, set
 	return a.write(ctx, fsm.SetChannel{Header: a.header(w), Channel: channel, Ref: set.Bundle, ERTS: set.ERTS})
 }
 
-func (a *Agent) addBundle(ctx context.Context, w api.Write, b eboot.Bundle, channel string) (api.WriteResult, error) {
+func (a *Agent) addBundle(ctx context.Context, w api.Write, b eboot.Bundle, channel string) (*fsm.Result, error) {
 	w.RequestID += "/" + b.ERTS // one request, one entry for each ERTS version
-	return a.write(ctx, fsm.AddBundle{Header: a.header(w), Bundle: b, Channel: channel})
+	return a.propose(ctx, fsm.AddBundle{Header: a.header(w), Bundle: b, Channel: channel})
 }
 
 // Bundles returns every bundle.

@@ -381,7 +381,11 @@ func (a *Agent) commitBundles(ctx context.Context, bundles []eboot.Bundle, w api
 		result.Generation = written.Generation
 		result.Changed = result.Changed || written.Changed
 		w.ExpectGeneration = nil // met by the first entry; that one may have raised it
-		stored, ok := a.machine.State().Bundle(b.Ref(), b.ERTS)
+		state := a.machine.State()
+		stored, ok := state.Bundle(b.Ref(), b.ERTS)
+		if !ok && state.Index() < written.Index {
+			stored, ok = b, true // this server has not been told yet
+		}
 		if !ok {
 			return api.PublishResult{}, fmt.Errorf("publish %s: was removed at the same moment: %w", b.Ref(), eboot.ErrConflict)
 		}
