@@ -43,7 +43,8 @@ const (
 type Peer struct {
 	ID string
 	// Client's Transport is used, and nothing else of it: a Pull bounds each step by
-	// itself and follows no redirection. nil means http.DefaultTransport.
+	// itself and follows no redirection. It should be the same each time, since it holds
+	// the connections. nil means http.DefaultTransport.
 	Client *http.Client
 	// URL is what /v1/blobs is appended to, like http://10.0.0.2:4381.
 	URL string
@@ -104,8 +105,8 @@ func (m *Mirror) wake() {
 }
 
 // Progress of one Pull. Numbers of bytes are those of whole blobs, and what there
-// is of big ones; they fall when a copy turns out to be wrong. A size that was not known counts
-// once it is.
+// is of big ones; they fall when a copy turns out to be wrong. A size that was not
+// known counts once it is.
 type Progress struct {
 	Blobs, Bytes               int64 // to fetch when the Pull began
 	FetchedBlobs, FetchedBytes int64 // since then: verified, and durable within two seconds
@@ -115,19 +116,20 @@ type Progress struct {
 // Pull fetches those of blobs that the store lacks from whichever peers have
 // them. The values of blobs are sizes in bytes; -1 is a manifest, whose size is
 // not known and at most eboot.MaxManifestSize. blobs must not be modified
-// meanwhile. report, when not nil, is called from this goroutine about four times a second and
-// once at the end.
+// meanwhile. report, when not nil, is called from this goroutine about four times a
+// second and once at the end, unless nothing was begun.
 //
 // Until release is called, nothing of blobs is collected, whether it was there
 // before or came now, and also after an error. release is never nil, must be
 // called, and may be called twice.
 //
 // After nil, the store has all of blobs. Errors: eboot.ErrUnavailable when no
-// peer has some blob, and everything else was fetched: the text says how many
-// are missing and what became of each peer; eboot.ErrUnavailable, too, when the disk is
-// full, at once when the sizes alone tell so; eboot.ErrInvalid for a size below -1; that of ctx; that of
-// the disk. Nothing unfinished is left on the disk; a further Pull goes on from what was
-// committed.
+// peer has some blob, and everything else was fetched: the text says how many are
+// missing and what became of each peer; eboot.ErrUnavailable, too, when the disk
+// is full, before anything is fetched when the sizes alone tell so;
+// eboot.ErrInvalid for a size below -1 or above eboot.MaxFileSize; that of ctx;
+// that of the disk. Nothing unfinished is left on the disk; a further Pull goes on
+// from what was committed.
 func (m *Mirror) Pull(ctx context.Context, blobs map[eboot.Digest]int64, report func(Progress)) (release func(), err error) {
 	guard := m.opts.Store.Ingest()
 	release = sync.OnceFunc(func() { _ = guard.Close() }) // it never held a file

@@ -158,7 +158,8 @@ func (p *pull) anyEligible() bool {
 }
 
 // admit reports whether it must be fetched by this Pull. When another one has
-// fetched it, it is done, when another one is about to, it waits in blocked. mu must be held.
+// fetched it, it is done; when another one is about to, it waits in blocked. mu
+// must be held.
 func (p *pull) admit(it *item) bool {
 	if owner := p.mirror.claims[it.digest]; owner != nil && owner != p {
 		p.blocked = append(p.blocked, it)
@@ -174,8 +175,8 @@ func (p *pull) admit(it *item) bool {
 }
 
 // take gives a worker of s something to fetch: one big blob or a batch of small
-// ones. With nothing to do, changed is closed when it is worth asking again. Both are nil
-// when s is of no more use; the worker must end then.
+// ones. With nothing to do, changed is closed when it is worth asking again. Both
+// are nil when s is of no more use; the worker must end then.
 func (p *pull) take(s *source) (items []*item, changed <-chan struct{}) {
 	m := p.mirror
 	m.mu.Lock()
