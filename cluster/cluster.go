@@ -55,6 +55,8 @@ type lifetime struct {
 	life       context.Context // ends the goroutines of this package
 	cancel     context.CancelFunc
 	goroutines sync.WaitGroup
+	futures    atomic.Int64       // goroutines that wait for futures, some of which Raft forgets when it ends
+	answered   broadcast          // there is one less
 	closing    chan struct{}      // closed when Close begins
 	ended      chan struct{}      // closed when Close has ended
 	shutdown   func() raft.Future // of Raft: only the first one can be waited for
@@ -163,11 +165,14 @@ func (c *Cluster) mayPropose(ctx context.Context) (time.Duration, error) {
 // ctx ends, and calls after in the end.
 func (c *Cluster) await(ctx context.Context, future raft.Future, after func()) error {
 	done := make(chan error, 1)
-	c.goroutines.Go(func() {
+	c.futures.Add(1)
+	go func() {
 		err := future.Error()
 		after()
 		done <- err
-	})
+		c.futures.Add(-1)
+		c.answered.notify()
+	}()
 	select {
 	case err := <-done:
 		return err

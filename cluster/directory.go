@@ -63,6 +63,7 @@ type Candidate struct {
 // book is the newest word of the Directory.
 type book struct {
 	directory Directory // nil: alone
+	opening   sync.Mutex
 	peers     atomic.Pointer[[]Peer]
 	changed   broadcast
 }
@@ -82,6 +83,8 @@ func (b *book) read(life context.Context) {
 
 // open takes over what the Directory says.
 func (b *book) open() {
+	b.opening.Lock()
+	defer b.opening.Unlock()
 	peers := slices.DeleteFunc(slices.Clone(b.directory.Peers()), func(p Peer) bool { return p.ID == "" || p.Address == "" })
 	b.peers.Store(&peers)
 	b.changed.notify()

@@ -55,7 +55,7 @@
 // and failures; the steward, while this server leads; one that follows the Directory and one that
 // asks the others while no leader is known; one per question to another server; one per wait for a future of Raft, which ends with
 // the future; one for bbolt's metrics. The StateMachine is called by one goroutine of Raft at a time.
-// A wait for a leadership transfer alone may outlive Close, see Transfer.
+// Only a wait for a future that Raft forgets when it ends may outlive Close.
 //
 // The directory holds raft.db (log, term and vote, and the promise to found a
 // cluster, in bbolt) and snapshots/ (the newest three). Numbers of the form R16 in comments name

@@ -180,6 +180,9 @@ func (c *Cluster) Found(ctx context.Context) error {
 
 // mayFoundAlone asks everybody.
 func (c *Cluster) mayFoundAlone(ctx context.Context) error {
+	if c.book.directory != nil {
+		c.book.open() // what gossip knows at this moment
+	}
 	peers := c.book.list()
 	a := c.ask(ctx, peers)
 	for _, peer := range peers {

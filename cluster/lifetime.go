@@ -17,6 +17,7 @@ const (
 	closeRestore   = 10 * time.Second
 	closeSnapshot  = 10 * time.Second
 	closeRaft      = 10 * time.Second
+	closeFutures   = time.Second
 )
 
 // run starts the goroutines of this package.
@@ -183,7 +184,27 @@ func (c *Cluster) close() error {
 		return errors.Join(err, stopped) // Raft may still write: the database stays open
 	}
 	waited := within(closeRaft, "waiting goroutines", func() error { c.goroutines.Wait(); return nil })
+	c.waitFutures()
 	return errors.Join(err, waited, within(closeRaft, "database", c.db.Close))
+}
+
+// waitFutures waits for those who wait for futures, not for ever: Raft answers none
+// that was with its FSM goroutine at the end, and may not answer one of a
+// leadership transfer. They hold nothing.
+func (c *Cluster) waitFutures() {
+	limit := time.After(closeFutures)
+	for {
+		answered := c.answered.wait()
+		if c.futures.Load() == 0 {
+			return
+		}
+		select {
+		case <-answered:
+		case <-limit:
+			c.options.Logger.Debug("raft has left futures unanswered", "futures", c.futures.Load())
+			return
+		}
+	}
 }
 
 // drain waits for the proposals under way, and for a restore or who holds writes.

@@ -48,22 +48,10 @@ func (c *Cluster) Transfer(ctx context.Context, to string) error {
 	return fmt.Errorf("transfer: this server leads on: %w: %w", eboot.ErrUnavailable, failed)
 }
 
-// transfer hands leadership to one server. The future of Raft may never answer
-// when leadership is lost at the wrong moment, so nobody waits for the goroutine that
-// waits for it.
+// transfer hands leadership to one server. The future of Raft may never be
+// answered when leadership is lost at the wrong moment.
 func (c *Cluster) transfer(ctx context.Context, to Member) error {
-	done := make(chan error, 1)
-	go func() {
-		done <- c.raft.LeadershipTransferToServer(raft.ServerID(to.ID), raft.ServerAddress(to.Address)).Error()
-	}()
-	select {
-	case err := <-done:
-		return err
-	case <-ctx.Done():
-		return errWaitedTooLong
-	case <-c.ended:
-		return raft.ErrRaftShutdown
-	}
+	return c.await(ctx, c.raft.LeadershipTransferToServer(raft.ServerID(to.ID), raft.ServerAddress(to.Address)), func() {})
 }
 
 // heirs are the servers that may lead next, the best one first.
