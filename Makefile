@@ -31,7 +31,7 @@ check: ## format, vet, staticcheck, tidy
 	go mod tidy -diff
 
 unit: ## all tests under the race detector, real Erlang nodes included where erl is
-	scripts/need erl cc ip
+	scripts/need erl cc ip nft
 	go test -race -timeout 15m ./...
 
 FUZZTIME ?= 30s
@@ -47,7 +47,7 @@ bench: build ## figures, side by side with OTP's own boot server; BENCH_ROUNDS o
 		go test -run '^$$' -bench . -benchtime $(BENCH_ROUNDS)x -timeout 60m ./test/bench
 
 acceptance: build ## the full counts; prints a report
-	scripts/need erl cc ip
+	scripts/need erl cc ip nft
 	EBOOT_TEST_ACCEPTANCE=1 EBOOT_REQUIRE_ERL=1 go test -count=1 -timeout 60m -v -run 'Acceptance' ./...
 
 clean:

@@ -146,7 +146,7 @@ func (p *Process) Wait(deadline time.Duration) *os.ProcessState {
 func (p *Process) Pause() {
 	p.t.Helper()
 	p.signalGroup(syscall.SIGSTOP)
-	testutil.Poll(p.t, 5*time.Second, p.command.Name+" is to stand still", func() bool { return !p.Running() || p.state() == 'T' })
+	testutil.Poll(p.t, 5*time.Second, p.command.Name+" is to stand still", func() bool { return !p.Running() || p.stopped() })
 }
 
 // Resume lets a paused program go on.
@@ -170,15 +170,21 @@ func (p *Process) signalGroup(s syscall.Signal) {
 	}
 }
 
-// state is the third field of /proc/PID/stat (proc(5)), which follows the name in
-// parentheses.
-func (p *Process) state() byte {
-	content, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", p.PID()))
-	_, rest, ok := bytes.Cut(content, []byte(") "))
-	if err != nil || !ok || len(rest) == 0 {
-		return 0
+// stopped reports whether every thread stands: the state is the third field of
+// /proc/PID/task/TID/stat (proc(5)), which follows the name in parentheses.
+func (p *Process) stopped() bool {
+	threads, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/stat", p.PID()))
+	if err != nil || len(threads) == 0 {
+		return false
 	}
-	return rest[0]
+	for _, thread := range threads {
+		content, err := os.ReadFile(thread)
+		_, rest, ok := bytes.Cut(content, []byte(") "))
+		if err != nil || !ok || !bytes.HasPrefix(rest, []byte("T")) {
+			return false
+		}
+	}
+	return true
 }
 
 // Output is what the program has printed on both channels, in all its runs.
