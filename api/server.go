@@ -101,17 +101,23 @@ func NewServer(o ServerOptions) *Server {
 // Serve answers on ln until ctx ends, then waits at most five seconds for
 // requests under way and cuts the rest off. It closes ln.
 func (s *Server) Serve(ctx context.Context, ln net.Listener) error {
+	return Serve(ctx, ln, s.handler, 5*time.Second, s.logger)
+}
+
+// Serve has handler answer on ln until ctx ends, then waits for requests under way and
+// cuts off those that last longer than wait. It closes ln.
+func Serve(ctx context.Context, ln net.Listener, handler http.Handler, wait time.Duration, logger hclog.Logger) error {
 	// Requests under way are not cut off by ctx, only by the end of the wait;
 	// streams, which would never end, are.
 	base, cut := context.WithCancel(context.WithValue(context.WithoutCancel(ctx), streamsEnd{}, ctx))
 	defer cut()
 	server := &http.Server{
-		Handler:           s.handler,
+		Handler:           handler,
 		ReadHeaderTimeout: 10 * time.Second,
 		IdleTimeout:       2 * time.Minute,
 		MaxHeaderBytes:    64 << 10,
 		BaseContext:       func(net.Listener) context.Context { return base },
-		ErrorLog:          s.logger.StandardLogger(&hclog.StandardLoggerOptions{ForceLevel: hclog.Debug}),
+		ErrorLog:          logger.StandardLogger(&hclog.StandardLoggerOptions{ForceLevel: hclog.Debug}),
 	}
 	served := make(chan error, 1)
 	go func() { served <- server.Serve(ln) }()
@@ -120,10 +126,11 @@ func (s *Server) Serve(ctx context.Context, ln net.Listener) error {
 		return err
 	case <-ctx.Done():
 	}
-	wait, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
+	waiting, cancel := context.WithTimeout(context.WithoutCancel(ctx), wait)
 	defer cancel()
-	err := server.Shutdown(wait)
+	err := server.Shutdown(waiting)
 	if err != nil {
+		cut()
 		err = server.Close()
 	}
 	<-served

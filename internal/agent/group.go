@@ -14,6 +14,7 @@ import (
 	"github.com/hashicorp/go-sockaddr"
 
 	"eboot"
+	"eboot/api"
 	"eboot/cluster"
 	"eboot/cluster/gossip"
 	"eboot/filestore/mirror"
@@ -148,6 +149,10 @@ func advertised(bind netip.AddrPort, configured string) (string, error) {
 	return net.JoinHostPort(address, fmt.Sprint(bind.Port())), err
 }
 
+// blobPatience is how long a blob on its way may take when the server stops: who asked
+// goes on elsewhere, at the byte where it was.
+const blobPatience = 2 * time.Second
+
 // serveGroup answers the other servers and follows who they are.
 func (a *Agent) serveGroup(s *stage, ln net.Listener) {
 	port := a.peers.port
@@ -155,7 +160,7 @@ func (a *Agent) serveGroup(s *stage, ln net.Listener) {
 	s.run("peer port", func(ctx context.Context) error { return port.Serve(ctx, ln) })
 	s.run("peer calls", func(ctx context.Context) error { return server.Serve(ctx, port.Listener(peerport.RPC)) })
 	s.run("blobs for peers", func(ctx context.Context) error {
-		return peerrpc.Serve(ctx, port.Listener(peerport.Blob), mirror.Handler(a.store, a.logger.Named("mirror")), a.logger)
+		return api.Serve(ctx, port.Listener(peerport.Blob), mirror.Handler(a.store, a.logger.Named("mirror")), blobPatience, a.logger)
 	})
 	s.run("gossip", a.peers.gossip.Run)
 	s.run("peers", a.followPeers)

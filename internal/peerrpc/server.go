@@ -59,37 +59,13 @@ func NewServer(o ServerOptions) *Server {
 	return s
 }
 
+// stopPatience is how long requests under way may take when the server stops.
+const stopPatience = 2 * time.Second
+
 // Serve answers on ln until ctx ends, then gives requests under way two seconds. It
 // closes ln.
 func (s *Server) Serve(ctx context.Context, ln net.Listener) error {
-	return Serve(ctx, ln, s.mux, s.logger)
-}
-
-// Serve is Server.Serve with another handler.
-func Serve(ctx context.Context, ln net.Listener, handler http.Handler, logger hclog.Logger) error {
-	base, cut := context.WithCancel(context.WithoutCancel(ctx))
-	defer cut()
-	server := &http.Server{
-		Handler: handler, ReadHeaderTimeout: 10 * time.Second, IdleTimeout: 2 * time.Minute, MaxHeaderBytes: 16 << 10,
-		BaseContext: func(net.Listener) context.Context { return base },
-		ErrorLog:    logger.StandardLogger(&hclog.StandardLoggerOptions{ForceLevel: hclog.Debug}),
-	}
-	served := make(chan error, 1)
-	go func() { served <- server.Serve(ln) }()
-	select {
-	case err := <-served:
-		return err
-	case <-ctx.Done():
-	}
-	wait, cancel := context.WithTimeout(context.WithoutCancel(ctx), 2*time.Second)
-	defer cancel()
-	err := server.Shutdown(wait)
-	if err != nil {
-		cut()
-		err = server.Close()
-	}
-	<-served
-	return err
+	return api.Serve(ctx, ln, s.mux, stopPatience, s.logger)
 }
 
 func (s *Server) reply(w http.ResponseWriter, r *http.Request, answer any, err error) {
