@@ -36,6 +36,7 @@ var (
 	errTooLong    = errors.New("the request is longer than 64 KiB")
 	errCutShort   = errors.New("closed in the middle of a request")
 	errDraining   = errors.New("the server is stopping or drained")
+	errReleased   = errors.New("the server is stopping; the connection stays open until its slave asks again")
 	errWrongSize  = errors.New("the content is shorter than its size")
 	errFrameLimit = errors.New("the content does not fit into a frame")
 
@@ -50,6 +51,9 @@ type connection struct {
 	group  *group
 	conn   net.Conn
 	slave  netip.AddrPort
+	began  time.Time   // when it was accepted
+	held   Held        // nil: nobody keeps it
+	busy   atomic.Bool // a request is outstanding
 
 	guard   sync.Mutex            // held while Allowed or Close is called
 	session Session               // nil once closed
@@ -64,15 +68,23 @@ type reading struct {
 	buffer     []byte
 	start, end int       // what is not consumed yet
 	now        time.Time // when the latest read returned
+	quietSince time.Time // when the latest reply was written
 	waiting    error     // what has happened when the deadline passes
-	deadline   time.Time
-	name       []byte // scratch for the name in a request
+	deadline   time.Time // that of the connection is earlier while the server stops
+	name       []byte    // scratch for the name in a request
 }
 
 // run serves the connection until it ends.
 func (c *connection) run(session Session) {
 	reason := c.serve(session)
-	_ = c.conn.Close()
+	if reason == errReleased {
+		_ = c.conn.Close() // the Holder's duplicate keeps it open
+	} else {
+		c.hangUp()
+		if c.held != nil {
+			c.held.Drop()
+		}
+	}
 	if cause := c.ended.Load(); cause != nil {
 		reason = *cause
 	}
@@ -89,7 +101,7 @@ func (c *connection) run(session Session) {
 // cut closes the connection from another goroutine.
 func (c *connection) cut(reason error) {
 	c.ended.CompareAndSwap(nil, &reason)
-	_ = c.conn.Close()
+	c.hangUp()
 }
 
 // recheck asks whether the slave is still allowed.
@@ -105,6 +117,7 @@ func (c *connection) recheck() error {
 func (c *connection) serve(session Session) error {
 	c.buffer = make([]byte, smallRead)
 	c.now = time.Now()
+	c.quietSince = c.now
 	if err := c.expect(errFirstByte, c.server.options.FirstByteTimeout); err != nil {
 		return err
 	}
@@ -116,9 +129,13 @@ func (c *connection) serve(session Session) error {
 		c.server.count.requests.Add(1)
 		n, err := c.answer(session, frame)
 		c.now = time.Now() // a long reply to a slow slave is no idleness of its
+		c.quietSince = c.now
 		c.server.count.bytesSent.Add(uint64(n))
 		if err != nil {
 			return err
+		}
+		if c.start == c.end {
+			c.outstanding(false)
 		}
 		session.Sent(int(n))
 		c.shrink()
@@ -163,12 +180,22 @@ func (c *connection) read(have int) error {
 	n, err := c.conn.Read(c.buffer[c.end:])
 	c.now = time.Now()
 	c.end += n
-	if n > 0 || err == nil {
-		return nil // the error comes again
-	}
 	switch {
-	case timedOut(err) && c.draining():
-		return errDraining
+	case n > 0 && have == 0:
+		c.outstanding(true)
+		if c.unwelcome() {
+			return errDraining
+		}
+		return nil // an error comes again
+	case n > 0 || err == nil:
+		return nil
+	case timedOut(err) && c.now.Before(c.deadline): // the server stops
+		if have == 0 {
+			if err := c.leave(); err != nil {
+				return err
+			}
+		}
+		return c.arm(have)
 	case timedOut(err):
 		c.server.count.timeouts.Add(1)
 		return c.waiting
@@ -211,33 +238,33 @@ func (c *connection) room(have int) {
 
 // expect sets the deadline of the following reads; what is the error when it
 // passes. Setting it costs more than the rest of a small request, so an idle
-// deadline that has most of its time left is kept. While the server drains, a
-// second of silence ends the connection, whatever is expected.
+// deadline that has most of its time left is kept.
 func (c *connection) expect(what error, limit time.Duration) error {
 	c.waiting = what
-	draining := c.draining()
-	if !draining {
-		deadline := c.now.Add(limit)
-		if left := c.deadline.Sub(c.now); what == errIdle && left <= limit && left > limit-limit/8 {
-			return nil
+	if left := c.deadline.Sub(c.now); what == errIdle && left <= limit && left > limit-limit/8 {
+		return nil
+	}
+	c.deadline = c.now.Add(limit)
+	return c.arm(c.end - c.start)
+}
+
+// arm sets the deadline of the next read. have is how many bytes of a request are there.
+func (c *connection) arm(have int) error {
+	for {
+		leaving := c.held != nil && have == 0 && c.group.draining.Load()
+		deadline := c.deadline
+		if quiet := c.untilQuiet(); leaving && quiet.Before(deadline) {
+			deadline = quiet
 		}
-		c.deadline = deadline
 		if err := c.conn.SetReadDeadline(deadline); err != nil {
 			return fmt.Errorf("read a request: %w", err)
 		}
-		// A drain that began meanwhile has set the deadline before us.
-		draining = c.draining()
-	}
-	if draining {
-		if err := c.conn.SetReadDeadline(time.Now().Add(c.server.options.Quiet)); err != nil {
-			return fmt.Errorf("read a request: %w", err)
+		// A drain that began meanwhile has set its deadline before us.
+		if leaving || c.held == nil || have > 0 || !c.group.draining.Load() {
+			return nil
 		}
 	}
-	return nil
 }
-
-// draining reports whether a quiet connection is to end.
-func (c *connection) draining() bool { return c.group.draining.Load() || c.server.drained.Load() }
 
 // answer handles one request and returns the length of the reply.
 func (c *connection) answer(session Session, frame []byte) (int64, error) {

@@ -17,15 +17,17 @@
 //
 // What an error means to a slave decides how it is told. A POSIX error is final:
 // the slave believes that there is no such file. Everything else closes the
-// connection, and the slave looks for another server and asks again.
+// connection, and the slave looks for another server and asks again. It does so only
+// if it waits for a reply just then: a connection that ends while it is idle costs its
+// slave a minute, and so a Holder may keep it open when this process ends (drain.go).
 //
 // # Goroutines
 //
 // Discovery.Serve runs three for each socket: one receives and answers, one sends
 // what was delayed, one waits for the end. FileServer.Serve runs one that accepts,
 // one that waits for the end, and one for each connection, which reads a request,
-// asks the Session and writes the reply. Recheck and a drain reach a connection
-// from outside by its deadline or by closing it. Serve returns when all of its
+// asks the Session and writes the reply. Recheck and the end of Serve reach a
+// connection from outside by its deadline or by closing it. Serve returns when all of its
 // goroutines have ended.
 //
 // # Costs

@@ -30,6 +30,7 @@ const (
 // are the defaults above.
 type FileServerOptions struct {
 	Host   Host
+	Holder Holder       // nil: connections end with this process
 	Logger hclog.Logger // nil: nothing is logged
 
 	// How many connections may be open, from one address and in all. Many slaves
@@ -45,8 +46,8 @@ type FileServerOptions struct {
 	// ProgressTimeout ends a connection whose slave takes less than 1 KiB a second
 	// of a reply during this time.
 	ProgressTimeout time.Duration
-	Quiet           time.Duration // how long a connection must be silent to be closed while draining
-	Drain           time.Duration // how long draining takes at most
+	Quiet           time.Duration // how long a slave must be silent to be no more in the middle of something
+	Drain           time.Duration // how long slaves that are not quiet are served while draining
 }
 
 // FileServerStats counts since New; Connections is how many are open now.
@@ -71,10 +72,9 @@ type FileServer struct {
 	pieces   sync.Pool
 	count    fileCounters
 
-	drained atomic.Bool // see Drain
+	drained atomic.Pointer[time.Time] // since when; nil: it is not. See Drain
 
-	mu        sync.Mutex  // guards what follows
-	overdue   *time.Timer // cuts what is open when a Drain takes too long
+	mu        sync.Mutex // guards what follows
 	open      int
 	addresses map[netip.Addr]int       // open connections by address
 	sessions  map[*connection]struct{} // open connections that the Host accepted
@@ -89,8 +89,8 @@ type fileCounters struct {
 // group is the connections of one call of Serve.
 type group struct {
 	erts     string
-	draining atomic.Bool // a quiet connection is to end
-	over     atomic.Bool // every connection is to end
+	draining atomic.Bool // Serve is to return
+	over     atomic.Bool // now
 	running  sync.WaitGroup
 }
 
@@ -149,11 +149,12 @@ func (s *FileServer) full(addr netip.Addr) bool {
 }
 
 // Serve accepts slaves of one ERTS version on a listener, and closes it. When
-// ctx ends it accepts no more, closes each connection after it was quiet for a
-// while, all of them when the time to drain is over, and returns nil when the
-// last has ended. When the listener fails it drains in the same way and returns
-// the error. Running out of descriptors or memory is not a failure: accepting
-// goes on after a pause.
+// ctx ends it accepts no more, leaves each connection that was quiet for a while to
+// the Holder, and returns nil when no connection is left. Those that the Holder does
+// not have end when they ask after such a while. When the time to drain is over, the
+// Holder gets all that wait for no reply, and the others are closed.
+// When the listener fails it drains in the same way and returns the error. Running out
+// of descriptors or memory is not a failure: accepting goes on after a pause.
 func (s *FileServer) Serve(ctx context.Context, ln net.Listener, erts string) error {
 	g := &group{erts: erts}
 	accepting, stop := context.WithCancel(ctx)
@@ -194,7 +195,7 @@ func (s *FileServer) accept(ctx context.Context, ln net.Listener, g *group) erro
 			s.refusals.log(time.Now(), slave.Addr(), "too many connections", "slave refused", g.erts)
 			continue
 		}
-		c := &connection{server: s, group: g, conn: conn, slave: slave}
+		c := &connection{server: s, group: g, conn: conn, slave: slave, began: time.Now()}
 		g.running.Go(func() { s.serve(c) })
 	}
 }
@@ -218,6 +219,9 @@ func (s *FileServer) serve(c *connection) {
 		return
 	}
 	c.session = session
+	if tcp, ok := c.conn.(*net.TCPConn); ok && s.options.Holder != nil {
+		c.held = s.options.Holder.Hold(tcp)
+	}
 	s.mu.Lock()
 	s.sessions[c] = struct{}{}
 	s.mu.Unlock()
@@ -275,31 +279,6 @@ func (s *FileServer) Recheck() {
 	}
 }
 
-// Drain makes slaves go elsewhere without ending Serve: each connection is closed
-// after it was quiet for a while, all that are open now when the time to drain is over.
-// Slaves that still come are served, until they are quiet. Drain(false) ends it.
-func (s *FileServer) Drain(on bool) {
-	if s.drained.Swap(on) == on {
-		return
-	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if !on {
-		s.overdue.Stop()
-		return // deadlines that were set lapse with the next request, or cost a slave a reconnection
-	}
-	open := make([]*connection, 0, len(s.sessions))
-	for c := range s.sessions {
-		open = append(open, c)
-		_ = c.conn.SetReadDeadline(time.Now().Add(s.options.Quiet))
-	}
-	s.overdue = time.AfterFunc(s.options.Drain, func() {
-		for _, c := range open {
-			c.cut(errDraining)
-		}
-	})
-}
-
 // connections returns the open connections of a group, or all.
 func (s *FileServer) connections(g *group) []*connection {
 	s.mu.Lock()
@@ -311,33 +290,4 @@ func (s *FileServer) connections(g *group) []*connection {
 		}
 	}
 	return list
-}
-
-// drain waits until the connections of a group have ended. A connection that is
-// cut in the middle of a preload costs a stock slave 60 s a module
-// (erl_prim_loader:gm_get_mods/7 forgets the new socket), so each is left alone
-// until it is quiet.
-func (s *FileServer) drain(g *group) {
-	g.draining.Store(true)
-	for _, c := range s.connections(g) {
-		// A connection that sets a deadline of its own looks at draining afterwards.
-		_ = c.conn.SetReadDeadline(time.Now().Add(s.options.Quiet))
-	}
-	ended := make(chan struct{})
-	go func() {
-		g.running.Wait()
-		close(ended)
-	}()
-	limit := time.NewTimer(s.options.Drain)
-	defer limit.Stop()
-	select {
-	case <-ended:
-		return
-	case <-limit.C:
-	}
-	g.over.Store(true)
-	for _, c := range s.connections(g) {
-		c.cut(errDraining)
-	}
-	<-ended
 }

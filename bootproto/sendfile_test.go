@@ -76,7 +76,7 @@ func TestSlowReaderOfAFile(t *testing.T) {
 		file, err := os.Open(path)
 		return file, int64(len(content)), err
 	}
-	const progress, pause = 300 * time.Millisecond, 50 * time.Millisecond
+	const progress, pause = 500 * time.Millisecond, 50 * time.Millisecond
 	_, addr := startFiles(t, FileServerOptions{Host: files, ProgressTimeout: progress})
 	conn := dial(t, addr)
 	if err := conn.SetReadBuffer(64 << 10); err != nil {

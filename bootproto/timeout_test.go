@@ -200,47 +200,61 @@ func TestProgressTimeout(t *testing.T) {
 	}
 }
 
+// TestDrain: without a Holder a stopping server ends a connection when its slave asks
+// after a second of quiet, and at the end of its time.
 func TestDrain(t *testing.T) {
 	request := ask("get", "/bin/start.boot")
 	files := newTree()
 	inBubble(t, FileServerOptions{Host: files}, func(t *testing.T, s *FileServer, ln *pipes, stop func(), served <-chan struct{}) {
-		idle, busy, fresh := ln.dial(), ln.dial(), ln.dial()
+		idle, asking, busy, fresh := ln.dial(), ln.dial(), ln.dial(), ln.dial()
 		exchange(t, idle, request)
+		exchange(t, asking, request)
 		exchange(t, busy, request)
 		synctest.Wait()
 		began := time.Now()
 		stop()
 		var clients sync.WaitGroup
 		clients.Go(func() {
-			if took := untilClosed(t, idle); took != DefaultQuiet {
-				t.Errorf("an idle connection was closed after %v, want %v", took, DefaultQuiet)
+			if took := untilClosed(t, idle); took != DefaultDrain {
+				t.Errorf("an idle connection was closed after %v, want %v", took, DefaultDrain)
 			}
 		})
 		clients.Go(func() {
-			if took := untilClosed(t, fresh); took != DefaultQuiet {
-				t.Errorf("a connection without a request was closed after %v, want %v", took, DefaultQuiet)
+			if took := untilClosed(t, fresh); took != DefaultFirstByteTimeout {
+				t.Errorf("a connection without a request was closed after %v, want %v", took, DefaultFirstByteTimeout)
 			}
 		})
 		clients.Go(func() {
-			for range 20 { // a slave in the middle of its boot
+			pass(DefaultQuiet - 1)
+			exchange(t, asking, request)
+			pass(DefaultQuiet)
+			send(t, asking, request[:1])
+			if took := untilClosed(t, asking); took != 0 {
+				t.Errorf("a connection was closed %v after a request that followed quiet", took)
+			}
+		})
+		clients.Go(func() {
+			for range 30 { // a slave in the middle of its boot
 				pass(500 * time.Millisecond)
 				exchange(t, busy, request)
 			}
-			if took := untilClosed(t, busy); took != DefaultQuiet {
-				t.Errorf("a busy connection was closed %v after its last request, want %v", took, DefaultQuiet)
+			pass(DefaultQuiet)
+			send(t, busy, request[:1])
+			if took := untilClosed(t, busy); took != 0 {
+				t.Errorf("a connection was closed %v after a request that followed quiet", took)
 			}
 		})
 		clients.Wait()
 		<-served
-		if took := time.Since(began); took != 20*500*time.Millisecond+DefaultQuiet {
+		if took := time.Since(began); took != DefaultDrain {
 			t.Errorf("drained in %v", took)
 		}
 		for _, reason := range files.ended() {
-			if !errors.Is(reason, errDraining) {
+			if !errors.Is(reason, errDraining) && !errors.Is(reason, errFirstByte) {
 				t.Errorf("ended with %v", reason)
 			}
 		}
-		if stats := s.Stats(); stats.Timeouts != 0 || stats.Connections != 0 {
+		if stats := s.Stats(); stats.Timeouts != 1 || stats.Connections != 0 {
 			t.Errorf("stats: %+v", stats)
 		}
 	})

@@ -22,7 +22,7 @@ func (c *command) agentCommand() *cobra.Command {
 				return err
 			}
 			logger := c.logger(settings.Log, nil)
-			a, err := agent.New(agent.Options{Config: settings, Logger: logger, Version: version})
+			a, err := agent.New(agent.Options{Config: settings, Logger: logger, Version: version, Holder: holderCommand()})
 			if err != nil {
 				return err
 			}

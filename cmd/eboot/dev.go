@@ -88,7 +88,7 @@ func (c *command) dev(ctx context.Context, path string, flags devFlags) (err err
 	// That a server alone elects itself is no news in a minute's trial.
 	var quiet hclog.ExcludeByMessage
 	quiet.Add("heartbeat timeout reached, starting election")
-	a, err := agent.New(agent.Options{Config: settings, Logger: c.logger(settings.Log, quiet.Exclude), Version: version})
+	a, err := agent.New(agent.Options{Config: settings, Logger: c.logger(settings.Log, quiet.Exclude), Version: version, Holder: holderCommand()})
 	if err != nil {
 		return err
 	}

@@ -24,6 +24,7 @@ import (
 	"eboot/fsm"
 	"eboot/internal/metrics"
 	"eboot/internal/servingcache"
+	"eboot/internal/sockholder"
 	"eboot/internal/sockowner"
 )
 
@@ -32,6 +33,10 @@ type Options struct {
 	Config  config.Config
 	Logger  hclog.Logger
 	Version string // of the program, as `eboot version` prints it
+
+	// Holder is the command, its program first, of the process that keeps idle slaves'
+	// connections open when this one dies (sockholder.Serve). Empty: none does.
+	Holder []string
 }
 
 // Agent is one server. New opens its data directory; Run does everything else.
@@ -72,6 +77,7 @@ type serving struct {
 	listeners *listenerSet
 	boot      *bootService
 	files     *bootproto.FileServer
+	holder    *sockholder.Holder // nil: none
 	discovery *bootproto.Discovery
 	publishes *publishes
 }
@@ -127,10 +133,11 @@ func New(o Options) (a *Agent, err error) {
 	a.newGroup()
 	a.boot = &bootService{
 		view: a.view, trees: a.trees, fleet: a.fleet, peers: a.peers, pins: a.group.pins,
-		ranking: newRanking(a.server, o.Config.Boot.Priority), outcast: &a.outcast,
+		ranking: newRanking(a.server, o.Config.Boot.Priority), outcast: &a.outcast, lacks: a.copies.lacks,
 	}
+	a.newHolder(o)
 	a.files = bootproto.NewFileServer(bootproto.FileServerOptions{
-		Host: a.boot, Logger: o.Logger.Named("files"),
+		Host: a.boot, Holder: a.socketHolder(), Logger: o.Logger.Named("files"),
 		ConnectionsPerAddress: o.Config.Boot.Limits.ConnectionsPerAddress, Connections: o.Config.Boot.Limits.Connections,
 	})
 	a.boot.full = a.files.Full
@@ -160,7 +167,7 @@ func (a *Agent) APIAddress() string {
 func (a *Agent) Run(ctx context.Context) (err error) {
 	running, fail := context.WithCancelCause(ctx)
 	defer fail(nil)
-	defer func() { err = errors.Join(err, a.store.Close(), a.data.close()) }()
+	defer func() { err = errors.Join(err, a.closeHolder(), a.store.Close(), a.data.close()) }()
 
 	// Bound first, served last: who finds the port taken should hear it at once,
 	// and datagrams that arrive meanwhile wait in the socket.
@@ -199,6 +206,9 @@ func (a *Agent) Run(ctx context.Context) (err error) {
 
 	// The state that the cache kept is served before Raft says anything.
 	a.serveState()
+	if a.holder != nil {
+		background.run("holder", a.holder.Run)
+	}
 	background.run("serving cache", a.cache.Run)
 	background.run("scrubber", a.store.Run)
 	background.run("fleet", a.fleet.Run)
@@ -247,8 +257,8 @@ func (a *Agent) Run(ctx context.Context) (err error) {
 			a.logger.Warn("leadership was not handed over", "error", err)
 		}
 	}
-	// Connections end after a second of quiet: a FIN in the middle of a stock
-	// preload costs the slave a minute for each module left.
+	// A slave that was quiet for a second goes elsewhere when it asks again; until then
+	// its connection stays open, with the holder or with us.
 	err = errors.Join(err, files.stop())
 	// Nobody can ask for a change any more …
 	err = errors.Join(err, apis.stop())
