@@ -12,6 +12,7 @@ import (
 	"net/netip"
 	"net/url"
 	"strconv"
+	"sync"
 	"time"
 
 	"github.com/hashicorp/go-hclog"
@@ -111,8 +112,13 @@ func Serve(ctx context.Context, ln net.Listener, handler http.Handler, wait time
 	// streams, which would never end, are.
 	base, cut := context.WithCancel(context.WithValue(context.WithoutCancel(ctx), streamsEnd{}, ctx))
 	defer cut()
+	var running sync.RWMutex // read-locked by each request
 	server := &http.Server{
-		Handler:           handler,
+		Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			running.RLock()
+			defer running.RUnlock()
+			handler.ServeHTTP(w, r)
+		}),
 		ReadHeaderTimeout: 10 * time.Second,
 		IdleTimeout:       2 * time.Minute,
 		MaxHeaderBytes:    64 << 10,
@@ -131,10 +137,26 @@ func Serve(ctx context.Context, ln net.Listener, handler http.Handler, wait time
 	err := server.Shutdown(waiting)
 	if err != nil {
 		cut()
-		err = server.Close()
+		err = errors.Join(server.Close(), within(wait, &running))
 	}
 	<-served
 	return err
+}
+
+// within waits for requests that were cut off: they may still use what the caller is
+// about to close.
+func within(limit time.Duration, running *sync.RWMutex) error {
+	ended := make(chan struct{})
+	go func() {
+		running.Lock()
+		close(ended)
+	}()
+	select {
+	case <-ended:
+		return nil
+	case <-time.After(limit):
+		return fmt.Errorf("requests that were cut off have not ended within %v: %w", limit, eboot.ErrTimeout)
+	}
 }
 
 // streamsEnd is the key of the context with which streams have to end.

@@ -81,7 +81,7 @@ func (c *Cluster) Failure() error {
 
 // Apply proposes a command and returns what the StateMachine answered. Not
 // applied: eboot.ErrNoLeader (this server is not the leader), ErrTimeout,
-// ErrUnavailable, ErrConflict (a restore came in between). eboot.ErrUnknownOutcome: it
+// ErrConflict (a restore came in between). eboot.ErrUnknownOutcome: it
 // may be applied, now or later.
 func (c *Cluster) Apply(ctx context.Context, command []byte) (any, error) {
 	var future raft.ApplyFuture

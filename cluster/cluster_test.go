@@ -189,7 +189,7 @@ func TestCloseDuringApply(t *testing.T) {
 				command := fmt.Sprintf("%d-%d", w, i)
 				_, err := s.Apply(within10s(t), []byte(command))
 				if err != nil {
-					if !errors.Is(err, eboot.ErrUnavailable) && !errors.Is(err, eboot.ErrUnknownOutcome) {
+					if !errors.Is(err, eboot.ErrNoLeader) && !errors.Is(err, eboot.ErrUnknownOutcome) {
 						t.Errorf("%v", err)
 					}
 					return
@@ -201,7 +201,7 @@ func TestCloseDuringApply(t *testing.T) {
 	waitFor(t, "some changes", func() bool { return len(s.list.all()) > 50 })
 	s.close(t)
 	writers.Wait()
-	if _, err := s.Apply(within10s(t), []byte("late")); !errors.Is(err, eboot.ErrUnavailable) {
+	if _, err := s.Apply(within10s(t), []byte("late")); !errors.Is(err, eboot.ErrNoLeader) {
 		t.Fatalf("apply after close: %v", err)
 	}
 	again := openLeader(t, optionsOf(t, dir))
@@ -308,7 +308,7 @@ func TestUnreadableEntryHalts(t *testing.T) {
 			if s.Failure() == nil || !strings.Contains(s.Failure().Error(), "apply log entry") {
 				t.Fatalf("failure: %v", s.Failure())
 			}
-			if _, err := s.Apply(within10s(t), []byte("two")); !errors.Is(err, eboot.ErrUnavailable) {
+			if _, err := s.Apply(within10s(t), []byte("two")); !errors.Is(err, eboot.ErrNoLeader) {
 				t.Fatal(err)
 			}
 			wantItems(t, s, "one")
@@ -331,7 +331,7 @@ func TestErrors(t *testing.T) {
 	for _, c := range []struct{ err, change, read error }{
 		{raft.ErrEnqueueTimeout, eboot.ErrTimeout, eboot.ErrTimeout},
 		{raft.ErrNotLeader, eboot.ErrNoLeader, eboot.ErrNoLeader},
-		{raft.ErrLeadershipTransferInProgress, eboot.ErrUnavailable, eboot.ErrUnavailable},
+		{raft.ErrLeadershipTransferInProgress, eboot.ErrNoLeader, eboot.ErrNoLeader},
 		{raft.ErrAbortedByRestore, eboot.ErrConflict, eboot.ErrUnavailable},
 		{raft.ErrLeadershipLost, eboot.ErrUnknownOutcome, eboot.ErrNoLeader},
 		{raft.ErrRaftShutdown, eboot.ErrUnknownOutcome, eboot.ErrUnavailable},

@@ -19,13 +19,13 @@ var outcomes = []struct {
 }{
 	{raft.ErrEnqueueTimeout, eboot.ErrTimeout, eboot.ErrTimeout},
 	{raft.ErrNotLeader, eboot.ErrNoLeader, eboot.ErrNoLeader},
-	{raft.ErrLeadershipTransferInProgress, eboot.ErrUnavailable, eboot.ErrUnavailable},
+	{raft.ErrLeadershipTransferInProgress, eboot.ErrNoLeader, eboot.ErrNoLeader},
 	{raft.ErrAbortedByRestore, eboot.ErrConflict, eboot.ErrUnavailable}, // its effect, if any, was replaced
 	{raft.ErrLeadershipLost, eboot.ErrUnknownOutcome, eboot.ErrNoLeader},
 	{raft.ErrRaftShutdown, eboot.ErrUnknownOutcome, eboot.ErrUnavailable},
 	{errWaitedTooLong, eboot.ErrUnknownOutcome, eboot.ErrTimeout},
 	{errNotProposed, eboot.ErrTimeout, eboot.ErrTimeout},
-	{errClosing, eboot.ErrUnavailable, eboot.ErrUnavailable},
+	{errClosing, eboot.ErrNoLeader, eboot.ErrUnavailable},
 }
 
 var (

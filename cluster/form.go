@@ -80,7 +80,7 @@ func (c *Cluster) Form(ctx context.Context) error {
 		case <-changed:
 		case <-time.After(c.options.poll()):
 		case <-c.closing:
-			return readError("form", errClosing)
+			return nil
 		case <-ctx.Done():
 			return fmt.Errorf("form: %w", ctx.Err())
 		}

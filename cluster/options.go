@@ -111,6 +111,9 @@ func (o *Options) raftConfig(notify chan<- bool) *raft.Config {
 	c.LocalID = raft.ServerID(o.ServerID)
 	c.HeartbeatTimeout = o.heartbeatTimeout() + electionNudge
 	c.ElectionTimeout = c.HeartbeatTimeout
+	// A follower hears of a commit with the next message, which is that long in coming
+	// when nothing else is written: a write through a follower waits for it.
+	c.CommitTimeout = 15 * time.Millisecond * time.Duration(o.Multiplier)
 	c.LeaderLeaseTimeout = o.heartbeatTimeout() / 2
 	c.SnapshotInterval = 30 * time.Second
 	// An older snapshot is of use only while the log covers what came after it, and

@@ -160,7 +160,7 @@ func TestStorageFailureStopsRaft(t *testing.T) {
 		t.Fatalf("told %v, failure %v", err, s.Failure())
 	}
 	waitFor(t, "raft to stop", func() bool { return s.Failure() != nil && s.Status().Role == "shutdown" })
-	if _, err := s.Apply(within10s(t), []byte("three")); !errors.Is(err, eboot.ErrUnavailable) {
+	if _, err := s.Apply(within10s(t), []byte("three")); !errors.Is(err, eboot.ErrNoLeader) {
 		t.Fatal(err)
 	}
 	wantItems(t, s, "one")

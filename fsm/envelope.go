@@ -160,6 +160,19 @@ func fingerprintOf(k kind, change []byte) fingerprint {
 	return fingerprint(h.Sum(nil))
 }
 
+// CheckEntry reads a log entry that comes from outside. ErrInvalid: Apply would panic
+// on it; ErrTooLarge: it is longer than MaxCommandSize.
+func CheckEntry(entry []byte) (Command, error) {
+	if len(entry) > MaxCommandSize {
+		return nil, fmt.Errorf("log entry: %d bytes, at most %d: %w", len(entry), MaxCommandSize, eboot.ErrTooLarge)
+	}
+	c, _, halt := decode(entry)
+	if halt != nil {
+		return nil, fmt.Errorf("log entry: %s: %w", halt.Reason, eboot.ErrInvalid)
+	}
+	return c, nil
+}
+
 // decode reads a log entry. Its error is a *HaltError without the index.
 func decode(entry []byte) (Command, fingerprint, *HaltError) {
 	if len(entry) < 2 {

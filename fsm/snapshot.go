@@ -176,13 +176,14 @@ func cutOff(err error) error {
 // its servers, and the answers it has given. One that has no identity yet takes that
 // of s, and with it the servers that were removed. The bundles have no holders: who
 // holds what today s cannot know, and each server says it anew (HoldBundle).
-// The index is the one after current's, so that every change that follows has a
-// greater one, and the generation is greater than both, so that no generation ever
+// The index is greater than current's and than lastIndex, the last of Raft's log, so
+// that every change that follows has a greater one and a server that waits for it does not
+// take an entry of Raft's own for it; the generation is greater than both, so that no generation ever
 // means two things. Nothing may be applied between reading current and the restore:
 // cluster.Cluster.HoldWrites sees to it.
-func (s *State) ForRestore(current *State) *State {
+func (s *State) ForRestore(current *State, lastIndex uint64) *State {
 	next := *s
-	next.index = current.index + 1
+	next.index = max(current.index, lastIndex) + 1
 	next.generation = max(s.generation, current.generation) + 1
 	next.answers = current.answers
 	next.version, next.drained = current.version, current.drained

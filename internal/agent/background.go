@@ -30,8 +30,12 @@ func (m stateMachine) Snapshot() (io.WriterTo, error) { return m.State(), nil }
 func (a *Agent) found(ctx context.Context) error {
 	for {
 		known, led := a.machine.Changed(), a.cluster.LeaderChanged()
-		if a.machine.State().Cluster() != "" {
-			return a.data.markFounded(a.machine.State().Cluster())
+		if cluster := a.machine.State().Cluster(); cluster != "" {
+			err := a.data.markFounded(cluster)
+			if err == nil {
+				return nil
+			}
+			a.logger.Error("that this server belongs to a cluster could not be written down; trying again", "error", err)
 		}
 		if a.cluster.Failure() != nil {
 			return nil // readiness says so
@@ -125,6 +129,7 @@ func (a *Agent) recounter(ctx context.Context) error {
 		case <-ctx.Done():
 			return nil
 		case <-a.damage:
+			a.copies.lost()
 			a.recount()
 		}
 	}

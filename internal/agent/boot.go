@@ -27,7 +27,8 @@ type bootService struct {
 	peers     *peers
 	pins      *pinExchange
 	ranking   ranking
-	outcast   *atomic.Pointer[error] // why this server has no place in the cluster, if it has none
+	lacks     func(eboot.Bundle) bool // blobs of it are known to be missing here
+	outcast   *atomic.Pointer[error]  // why this server has no place in the cluster, if it has none
 }
 
 var (
@@ -69,6 +70,9 @@ func (s *bootService) offer(slave netip.Addr, erts string) (none bootproto.Offer
 		return none, fmt.Errorf("the limit of connections is reached: %w", eboot.ErrUnavailable)
 	}
 	rank, last := s.rank(state, slave, bundle)
+	if s.lacksPinned(state, slave, erts, bundle) {
+		rank = last
+	}
 	return bootproto.Offer{Rank: rank, LastRank: last, Port: port}, nil
 }
 
@@ -84,6 +88,18 @@ func (s *bootService) silenced(state *fsm.State) error {
 		return *outcast
 	}
 	return nil
+}
+
+// lacksPinned reports whether the slave runs another bundle, of which blobs are missing
+// here. Whether it asks because it boots, or because its server is gone, is not known:
+// another server is the better one as long as it may be the latter.
+func (s *bootService) lacksPinned(state *fsm.State, slave netip.Addr, erts string, bundle eboot.Bundle) bool {
+	pin, ok := s.fleet.Pin(slave, erts)
+	if !ok || pin.Manifest == bundle.Manifest {
+		return false
+	}
+	pinned, ok := state.BundleByManifest(pin.Manifest, erts)
+	return ok && s.lacks(pinned)
 }
 
 // rank places this server among those that could serve the slave as well: alive and

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"sync"
 	"time"
@@ -21,7 +22,8 @@ import (
 const (
 	copyRetryFirst = time.Second // after a pull that failed, doubled up to:
 	copyRetryLast  = 10 * time.Second
-	copyKept       = 15 * time.Minute // how long a copy waits for its bundle to become visible
+	copyKept       = 15 * time.Minute // how long a copy waits for its bundle to become visible, beside publish.wait
+	maxCopyWait    = 24 * time.Hour   // of publish.wait
 	maxCopiesKept  = 64
 	holdsAtOnce    = 256 // bundles in one entry of the log
 )
@@ -35,7 +37,8 @@ type copies struct {
 	wake   chan struct{} // the disk has changed
 
 	mu     sync.Mutex
-	counts map[eboot.Digest]residence // by manifest; emptied when the disk changes
+	counts map[eboot.Digest]residence // by manifest; what changes of the disk make doubtful is dropped
+	losses uint64                     // how often blobs were lost
 	kept   map[eboot.Digest]keptCopy  // copies of bundles that are not visible yet, by manifest
 }
 
@@ -52,11 +55,24 @@ func newCopies(store *filestore.Store, m *mirror.Mirror, logger hclog.Logger) *c
 	}
 }
 
-// diskChanged makes counts be taken anew and missing blobs be looked for.
-func (c *copies) diskChanged() {
+// lost makes everything be counted anew, and what is missing be looked for.
+func (c *copies) lost() {
 	c.mu.Lock()
 	clear(c.counts)
+	c.losses++
 	c.mu.Unlock()
+	c.look()
+}
+
+// gained makes what was not whole be counted anew.
+func (c *copies) gained() {
+	c.mu.Lock()
+	maps.DeleteFunc(c.counts, func(_ eboot.Digest, r residence) bool { return r.missing > 0 })
+	c.mu.Unlock()
+}
+
+// look makes what is missing be looked for now: there may be somebody who has it.
+func (c *copies) look() {
 	select {
 	case c.wake <- struct{}{}:
 	default: // it is due already
@@ -68,6 +84,7 @@ func (c *copies) diskChanged() {
 func (c *copies) count(b eboot.Bundle) residence {
 	c.mu.Lock()
 	r, ok := c.counts[b.Manifest]
+	losses := c.losses
 	c.mu.Unlock()
 	if ok {
 		return r
@@ -84,9 +101,18 @@ func (c *copies) count(b eboot.Bundle) residence {
 		}
 	}
 	c.mu.Lock()
-	c.counts[b.Manifest] = r
+	if losses == c.losses { // else what was counted may be lost
+		c.counts[b.Manifest] = r
+	}
 	c.mu.Unlock()
 	return r
+}
+
+// lacks reports whether blobs of a bundle are known to be missing here, without looking.
+func (c *copies) lacks(b eboot.Bundle) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.counts[b.Manifest].missing > 0
 }
 
 // blobs returns the sizes of a bundle's manifest and files by digest.
@@ -109,8 +135,9 @@ func (c *copies) blobs(b eboot.Bundle) (map[eboot.Digest]int64, error) {
 }
 
 // pull returns when every blob of the bundles is durable here. What was pulled is safe
-// from collection until release. eboot.ErrUnavailable: no other server has some of it.
-func (c *copies) pull(ctx context.Context, bundles ...eboot.Bundle) (release func(), err error) {
+// from collection until release. With from, only that server is asked.
+// eboot.ErrUnavailable: no server that was asked has some of it, or the disk is full.
+func (c *copies) pull(ctx context.Context, from string, bundles ...eboot.Bundle) (release func(), err error) {
 	var releases []func()
 	release = sync.OnceFunc(func() {
 		for _, r := range releases {
@@ -121,21 +148,25 @@ func (c *copies) pull(ctx context.Context, bundles ...eboot.Bundle) (release fun
 		if err != nil {
 			release()
 		}
-		c.diskChanged()
+		c.gained()
 	}()
 	take := func(want map[eboot.Digest]int64) error {
-		r, err := c.mirror.Pull(ctx, want, nil)
+		r, err := c.mirror.PullFrom(ctx, from, want, nil)
 		if err == nil {
 			releases = append(releases, r)
 		}
 		return err
 	}
-	trees := map[eboot.Digest]int64{}
+	trees, times := map[eboot.Digest]int64{}, map[eboot.Digest]int64{}
 	for _, b := range bundles {
-		trees[b.Manifest], trees[b.Times] = -1, -1
+		trees[b.Manifest], times[b.Times] = -1, -1
 	}
 	if err := take(trees); err != nil {
 		return release, err
+	}
+	// Slaves boot without the times: see trees.go.
+	if err := take(times); err != nil {
+		c.logger.Warn("the modification times of a bundle are not to be had", "bundle", bundles[0].Ref(), "error", err)
 	}
 	for _, b := range bundles {
 		want, err := c.blobs(b)
@@ -186,17 +217,22 @@ func (a *Agent) CopyBundle(ctx context.Context, r peerrpc.CopyRequest) error {
 			return err
 		}
 	}
+	a.copies.sweep(a.machine.State(), a.now())
 	a.copies.mu.Lock()
 	kept := len(a.copies.kept)
 	a.copies.mu.Unlock()
 	if kept >= maxCopiesKept {
 		return fmt.Errorf("copy: %d bundles that are not visible yet are held here, which is the limit: %w", kept, eboot.ErrUnavailable)
 	}
-	release, err := a.copies.pull(ctx, r.Bundles...)
+	// Who publishes has all of it, and of the others one may hang.
+	release, err := a.copies.pull(ctx, r.From, r.Bundles...)
+	if errors.Is(err, eboot.ErrUnavailable) {
+		release, err = a.copies.pull(ctx, "", r.Bundles...)
+	}
 	if err != nil {
 		return err
 	}
-	a.copies.keep(r.Bundles[0].Manifest, a.now().Add(copyKept), release)
+	a.copies.keep(r.Bundles[0].Manifest, a.now().Add(copyKept+min(r.Wait, maxCopyWait)), release)
 	return nil
 }
 
@@ -236,7 +272,7 @@ func (a *Agent) mirrorOnce(ctx context.Context, told map[eboot.Digest]string) bo
 		r := a.copies.count(b)
 		if r.missing > 0 {
 			began := a.now()
-			release, err := a.copies.pull(ctx, b)
+			release, err := a.copies.pull(ctx, "", b)
 			if err != nil {
 				if text := err.Error(); told[b.Manifest] != text && ctx.Err() == nil {
 					told[b.Manifest] = text

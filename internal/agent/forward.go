@@ -4,16 +4,26 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"eboot"
+	"eboot/cluster"
 	"eboot/fsm"
 )
 
 // leaderPatience is how long a write looks for a leader that takes it: longer than an
 // election takes, shorter than people wait.
 const leaderPatience = 2500 * time.Millisecond
+
+// attemptPatience is how long one attempt of a write or a read may take. Another attempt
+// does no harm: the state machine tells repeats apart.
+const attemptPatience = time.Second
+
+// probePatience is how long, after that, the others may take to say that they are there.
+const probePatience = 300 * time.Millisecond
 
 // appliedPatience is how long a write that is done waits to be seen on this server.
 const appliedPatience = time.Second
@@ -28,11 +38,11 @@ func (a *Agent) propose(ctx context.Context, command fsm.Command) (*fsm.Result, 
 	if err != nil {
 		return nil, err
 	}
-	if want, have := fsm.MinimumVersion(command), a.machine.State().Version(); want > have {
-		return nil, fmt.Errorf("write: the cluster is at version %d and this change needs %d: upgrade every server first (`eboot cluster members`): %w", have, want, eboot.ErrConflict)
+	if err := a.checkVersion(command); err != nil {
+		return nil, err
 	}
 	var result *fsm.Result
-	err = a.withLeader(ctx, "write", func(ctx context.Context, leader string) error {
+	err = a.withLeader(ctx, "write", attemptPatience, func(ctx context.Context, leader string) error {
 		encoded, err := a.applyAt(ctx, leader, entry)
 		if err != nil {
 			return err
@@ -52,6 +62,14 @@ func (a *Agent) propose(ctx context.Context, command fsm.Command) (*fsm.Result, 
 	return result, result.Err
 }
 
+// checkVersion refuses what some server of the cluster could not read (R19).
+func (a *Agent) checkVersion(command fsm.Command) error {
+	if want, have := fsm.MinimumVersion(command), a.machine.State().Version(); want > have {
+		return fmt.Errorf("write: the cluster is at version %d and this change needs %d: upgrade every server first (`eboot cluster members`): %w", have, want, eboot.ErrConflict)
+	}
+	return nil
+}
+
 func (a *Agent) applyAt(ctx context.Context, leader string, entry []byte) ([]byte, error) {
 	if leader == a.server {
 		return a.ApplyEntry(ctx, entry)
@@ -62,6 +80,13 @@ func (a *Agent) applyAt(ctx context.Context, leader string, entry []byte) ([]byt
 // ApplyEntry proposes an encoded command on this server, which must lead.
 func (a *Agent) ApplyEntry(ctx context.Context, entry []byte) ([]byte, error) {
 	if err := a.raftStopped(); err != nil {
+		return nil, err
+	}
+	command, err := fsm.CheckEntry(entry) // one that cannot be read would halt every server
+	if err != nil {
+		return nil, err
+	}
+	if err := a.checkVersion(command); err != nil {
 		return nil, err
 	}
 	if a.behindCache() != nil {
@@ -86,25 +111,27 @@ func (a *Agent) ApplyEntry(ctx context.Context, entry []byte) ([]byte, error) {
 }
 
 // withLeader calls task with the leader's id until it has an outcome that will not
-// pass, or leaderPatience is over.
-func (a *Agent) withLeader(ctx context.Context, what string, task func(ctx context.Context, leader string) error) error {
-	ctx, cancel := context.WithTimeout(ctx, leaderPatience)
+// pass, or leaderPatience is over, or a longer limit, which is for one attempt.
+func (a *Agent) withLeader(ctx context.Context, what string, limit time.Duration, task func(ctx context.Context, leader string) error) error {
+	ctx, cancel := context.WithTimeout(ctx, max(leaderPatience, limit))
 	defer cancel()
 	var unknown, latest error
 	for {
 		if err := a.raftStopped(); err != nil {
-			return errors.Join(unknown, err)
+			return whatItTells(what, unknown, err)
 		}
 		changed := a.cluster.LeaderChanged()
 		leader := a.cluster.Status().Leader
 		if leader != "" {
-			switch err := task(ctx, leader); {
+			switch err := a.attempt(ctx, limit, leader, task); {
 			case errors.Is(err, eboot.ErrUnknownOutcome):
 				unknown = err
 			case errors.Is(err, eboot.ErrNoLeader), errors.Is(err, eboot.ErrUnreachable), errors.Is(err, eboot.ErrTimeout):
 				latest = err
+			case err != nil:
+				return whatItTells(what, unknown, err)
 			default:
-				return err
+				return nil
 			}
 		}
 		select {
@@ -122,19 +149,78 @@ func (a *Agent) withLeader(ctx context.Context, what string, task func(ctx conte
 	}
 }
 
-// missingVoters says in words why there may be no leader.
+// attempt gives a task up when it takes too long, or another server leads: the one that
+// was asked may hang, and its successor answers at once.
+func (a *Agent) attempt(ctx context.Context, limit time.Duration, leader string, task func(ctx context.Context, leader string) error) error {
+	ctx, cancel := context.WithTimeout(ctx, limit)
+	var watch sync.WaitGroup
+	defer watch.Wait()
+	defer cancel()
+	watch.Go(func() {
+		for {
+			changed := a.cluster.LeaderChanged()
+			if now := a.cluster.Status().Leader; now != "" && now != leader {
+				cancel()
+				return
+			}
+			select {
+			case <-changed:
+			case <-ctx.Done():
+				return
+			}
+		}
+	})
+	return task(ctx, leader)
+}
+
+// whatItTells is the outcome of an attempt that failed for good after one, perhaps, whose
+// outcome is unknown: that of the whole is unknown then, and nothing else.
+func whatItTells(what string, unknown, err error) error {
+	if unknown == nil {
+		return err
+	}
+	return fmt.Errorf("%s: %w (and then: %v)", what, unknown, err)
+}
+
+// missingVoters says in words why there may be no leader. Gossip needs seconds to miss a
+// server; before that, the servers themselves are asked.
 func (a *Agent) missingVoters() string {
+	raft := a.cluster.Status()
+	if silent := a.silentVoters(raft); len(silent) > 0 {
+		return "no leader answers; missing: no answer from " + places(slices.Concat(raft.Missing, silent))
+	}
 	if err := a.cluster.Standing(); err != nil {
 		return err.Error()
 	}
-	var missing []string
-	for _, m := range a.cluster.Status().Missing {
-		missing = append(missing, fmt.Sprintf("%s at %s", m.ID, m.Address))
-	}
-	if len(missing) == 0 {
+	if len(raft.Missing) == 0 {
 		return "no leader answers, though all servers that vote are alive"
 	}
-	return "no leader answers; missing: " + strings.Join(missing, ", ")
+	return "no leader answers; missing: " + places(raft.Missing)
+}
+
+// silentVoters are those that gossip does not miss and that do not answer.
+func (a *Agent) silentVoters(raft cluster.Status) []cluster.Member {
+	voters := slices.DeleteFunc(slices.Clone(raft.Servers), func(m cluster.Member) bool {
+		return !m.Voter || m.ID == a.server || slices.Contains(raft.Missing, m)
+	})
+	if len(voters) == 0 {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), probePatience)
+	defer cancel()
+	infos := a.infos(ctx)
+	return slices.DeleteFunc(voters, func(m cluster.Member) bool {
+		_, answered := infos[m.ID]
+		return answered
+	})
+}
+
+func places(members []cluster.Member) string {
+	var texts []string
+	for _, m := range members {
+		texts = append(texts, m.ID+" at "+m.Address)
+	}
+	return strings.Join(texts, ", ")
 }
 
 // ReadIndex returns the log index that a server must have applied to know everything
@@ -152,7 +238,7 @@ func (a *Agent) ReadIndex(ctx context.Context) (uint64, error) {
 // call.
 func (a *Agent) Fresh(ctx context.Context) error {
 	var index uint64
-	err := a.withLeader(ctx, "read", func(ctx context.Context, leader string) (err error) {
+	err := a.withLeader(ctx, "read", attemptPatience, func(ctx context.Context, leader string) (err error) {
 		if leader == a.server {
 			index, err = a.ReadIndex(ctx)
 		} else {

@@ -184,7 +184,7 @@ func (a *Agent) followPeers(ctx context.Context) error {
 		}
 		select {
 		case <-changed:
-			a.copies.diskChanged() // who is back may have what is missing
+			a.copies.look() // who is back may have what is missing
 		case <-ticker.C:
 		case <-ctx.Done():
 			return nil

@@ -6,6 +6,9 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"time"
+
+	"github.com/google/uuid"
 
 	"eboot"
 	"eboot/api"
@@ -128,6 +131,9 @@ func (a *Agent) serverID(id string) (string, error) {
 	if id == "" || id == "self" {
 		return a.server, nil
 	}
+	if whole, err := uuid.Parse(id); err == nil {
+		return whole.String(), nil
+	}
 	known := map[string]bool{}
 	for _, s := range a.cluster.Status().Servers {
 		known[s.ID] = true
@@ -178,15 +184,18 @@ func (a *Agent) TransferLeadership(ctx context.Context, to string) (string, erro
 		}
 		to = server
 	}
-	err := a.withLeader(ctx, "transfer leadership", func(ctx context.Context, leader string) error {
-		switch leader {
-		case to:
-			return nil
-		case a.server:
-			return a.TransferHere(ctx, to)
-		}
-		return a.peers.rpc.Transfer(ctx, leader, to)
-	})
+	// It is asked for once: a repeat might hand leadership on, or back.
+	if err := a.awaitLeader(ctx); err != nil {
+		return "", fmt.Errorf("transfer leadership: %s: %w", a.missingVoters(), err)
+	}
+	var err error
+	switch leader := a.cluster.Status().Leader; leader {
+	case to:
+	case a.server:
+		err = a.TransferHere(ctx, to)
+	default:
+		err = a.peers.rpc.Transfer(ctx, leader, to)
+	}
 	if err != nil {
 		return "", err
 	}
@@ -210,6 +219,9 @@ func (a *Agent) TransferHere(ctx context.Context, to string) error {
 	return a.cluster.Transfer(ctx, to)
 }
 
+// removePatience is how long a change of the membership may take.
+const removePatience = 10 * time.Second
+
 // RemoveServer takes a server out of the cluster; with replace the one that waits at its
 // address comes in.
 func (a *Agent) RemoveServer(ctx context.Context, w api.Write, id string, replace bool) (result api.WriteResult, err error) {
@@ -217,7 +229,7 @@ func (a *Agent) RemoveServer(ctx context.Context, w api.Write, id string, replac
 	if err != nil {
 		return result, err
 	}
-	err = a.withLeader(ctx, "remove server", func(ctx context.Context, leader string) (err error) {
+	err = a.withLeader(ctx, "remove server", removePatience, func(ctx context.Context, leader string) (err error) {
 		if leader == server && !replace {
 			// A leader that removes itself leaves its last step to the next one.
 			if len(a.cluster.Status().Servers) == 1 {
@@ -252,9 +264,23 @@ func (a *Agent) RemoveHere(ctx context.Context, w api.Write, id string, replace 
 		remove = a.cluster.Replace
 	}
 	err := remove(ctx, id)
-	gone := errors.Is(err, eboot.ErrNotFound) && !a.view.State().Removed(id)
-	if err != nil && !gone {
+	// One that Raft does not know may have been removed by an attempt that did not get
+	// further, or whose answer was lost.
+	if err != nil && (!errors.Is(err, eboot.ErrNotFound) || !a.heardOf(id)) {
 		return api.WriteResult{}, err
 	}
-	return a.write(ctx, fsm.RemoveServer{Header: a.header(w), Server: id})
+	result, err := a.write(ctx, fsm.RemoveServer{Header: a.header(w), Server: id})
+	if errors.Is(err, eboot.ErrNoLeader) || errors.Is(err, eboot.ErrTimeout) {
+		err = fmt.Errorf("remove server %s: it has lost its vote, and that it is removed was not written down: %v: %w", id, err, eboot.ErrUnknownOutcome)
+	}
+	return result, err
+}
+
+// heardOf reports whether a server that is not a member is or was one.
+func (a *Agent) heardOf(id string) bool {
+	state := a.machine.State()
+	if _, ok := a.peers.member(id); ok || state.Removed(id) || state.Drained(id) {
+		return true
+	}
+	return slices.ContainsFunc(state.Bundles(), func(b eboot.Bundle) bool { return slices.Contains(b.Holders, id) })
 }

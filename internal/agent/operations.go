@@ -170,10 +170,8 @@ func (a *Agent) details(state *fsm.State, bundles []eboot.Bundle) []api.BundleDe
 				d.Channels = append(d.Channels, c.Name)
 			}
 		}
-		if r, ok := a.trees.residence(b); ok {
-			onDisk := bundleOnDisk(b, r)
-			d.Disk = &onDisk
-		}
+		onDisk := bundleOnDisk(b, a.copies.count(b))
+		d.Disk = &onDisk
 		details = append(details, d)
 	}
 	return details

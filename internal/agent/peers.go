@@ -102,13 +102,17 @@ func (p *peers) living() []string {
 }
 
 // dialPatience is how long a connection to another server may take to open.
-const dialPatience = 3 * time.Second
+const dialPatience = time.Second
 
 // dial connects to a server by its id: its address may change, its id does not.
 func (p *peers) dial(ctx context.Context, id, protocol string) (net.Conn, error) {
 	address := (*p.listed.Load())[id]
-	if m, ok := p.member(id); ok {
-		address = m.Peer
+	if p.gossip != nil {
+		for _, m := range p.gossip.Members() { // newer than view: who has just heard of a server asks it at once
+			if m.ID == id {
+				address = m.Peer
+			}
+		}
 	}
 	if address == "" {
 		return nil, fmt.Errorf("server %s: its address is not known: %w", id, eboot.ErrUnreachable)

@@ -2,6 +2,7 @@ package agent
 
 import (
 	"context"
+	"slices"
 	"sync"
 	"time"
 
@@ -16,6 +17,8 @@ const (
 	pinTimeout  = 2 * time.Second       // of one exchange
 	pinRetry    = 5 * time.Second       // after one that failed
 	pinQueue    = 64                    // batches that wait for one peer; beyond them it gets all pins later
+	pinsAtOnce  = 1000                  // in one message
+	pinsTimeout = time.Minute           // for all pins of a server
 )
 
 // pinExchange tells the other servers which bundle a slave has begun to boot, so that
@@ -72,17 +75,26 @@ func (x *pinExchange) share(pin eboot.Pin) {
 func (x *pinExchange) run(ctx context.Context) error {
 	var group sync.WaitGroup
 	defer group.Wait()
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
 	links := map[string]*pinLink{}
 	for {
 		changed := x.peers.Changed()
 		for _, id := range x.peers.living() {
 			if links[id] == nil {
-				links[id] = &pinLink{exchange: x, server: id, queue: make(chan *pinBatch, pinQueue), returned: make(chan struct{}, 1)}
-				group.Go(func() { links[id].run(ctx) })
+				l := &pinLink{exchange: x, server: id, queue: make(chan *pinBatch, pinQueue), returned: make(chan struct{}, 1)}
+				linked, cancel := context.WithCancel(ctx)
+				l.end = cancel
+				links[id] = l
+				group.Go(func() { l.run(linked) })
 			}
 		}
 		for id, l := range links {
 			l.notice(x.peers.alive(id))
+			if _, heard := x.peers.member(id); !heard { // gossip has forgotten it
+				l.end()
+				delete(links, id)
+			}
 		}
 		for again := true; again; {
 			select {
@@ -119,6 +131,7 @@ type pinLink struct {
 	queue    chan *pinBatch
 	returned chan struct{} // the server has appeared
 	alive    bool          // as of the latest notice
+	end      context.CancelFunc
 }
 
 func (l *pinLink) notice(alive bool) {
@@ -176,10 +189,12 @@ func (x *pinExchange) give(ctx context.Context, server string, pins []eboot.Pin)
 
 // level makes two servers know each other's pins.
 func (x *pinExchange) level(ctx context.Context, server string) error {
-	if err := x.give(ctx, server, x.fleet.Pins()); err != nil {
-		return err
+	for batch := range slices.Chunk(x.fleet.Pins(), pinsAtOnce) {
+		if err := x.give(ctx, server, batch); err != nil {
+			return err
+		}
 	}
-	ctx, cancel := context.WithTimeout(ctx, pinTimeout)
+	ctx, cancel := context.WithTimeout(ctx, pinsTimeout)
 	defer cancel()
 	pins, err := x.peers.rpc.Pins(ctx, server)
 	if err == nil {

@@ -42,10 +42,12 @@ type publish struct {
 
 	earlyBlobs, earlyBytes atomic.Int64 // that came before the manifest
 
-	busy   sync.RWMutex       // writers: description, commit and close; readers: blobs coming in
-	latest time.Time          // guarded by publishes.mu
-	closed bool               // guarded by busy
-	result *api.PublishResult // of a commit that was done; guarded by busy
+	busy     sync.RWMutex       // writers: description, commit and close; readers: blobs coming in
+	latest   time.Time          // guarded by publishes.mu
+	closed   bool               // guarded by busy
+	spread   bool               // the other servers have it, and bundles say who; guarded by busy
+	laggards []api.Laggard      // those that have not; guarded by busy
+	result   *api.PublishResult // of a commit that was done; guarded by busy
 
 	committed atomic.Bool // result is there, and the manifest is let go of
 }
@@ -149,7 +151,12 @@ func (p *publishes) add(one *publish) error {
 const maxHeld = 1 << 20
 
 // OpenPublish begins a publish, of what is said later.
-func (a *Agent) OpenPublish(context.Context) (api.PublishOpened, error) {
+func (a *Agent) OpenPublish(ctx context.Context) (api.PublishOpened, error) {
+	// Before anything travels: a server that is cut off could not make it visible, and
+	// the client goes on to another.
+	if err := a.awaitLeader(ctx); err != nil {
+		return api.PublishOpened{}, fmt.Errorf("publish: %s: %w", a.missingVoters(), err)
+	}
 	one := &publish{id: uuid.NewString(), ingest: a.store.Ingest()}
 	if err := a.publishes.add(one); err != nil {
 		return api.PublishOpened{}, errors.Join(err, one.ingest.Close())
@@ -351,18 +358,21 @@ func (a *Agent) CommitPublish(ctx context.Context, id string, w api.Write, c api
 	if missing > 0 {
 		return api.PublishResult{}, fmt.Errorf("publish %s: %d of %d blobs have not arrived; publish again: %w", one.bundles[0].Ref(), missing, len(one.sizes), eboot.ErrConflict)
 	}
-	holders, laggards, err := a.spread(ctx, one.bundles, c.MinCopies)
-	if err != nil {
-		return api.PublishResult{}, err
-	}
-	for i := range one.bundles {
-		one.bundles[i].Holders = holders
+	if !one.spread { // a repeat must say what the first said, or it is another change
+		holders, laggards, err := a.spread(ctx, one.bundles, c.MinCopies)
+		if err != nil {
+			return api.PublishResult{}, err
+		}
+		for i := range one.bundles {
+			one.bundles[i].Holders = holders
+		}
+		one.spread, one.laggards = true, laggards
 	}
 	result, err := a.commitBundles(ctx, one.bundles, w, c.Channel)
 	if err != nil {
 		return api.PublishResult{}, err
 	}
-	result.Laggards = laggards
+	result.Laggards = one.laggards
 	one.result, one.sizes = &result, nil
 	one.committed.Store(true)
 	if err := one.closeLocked(); err != nil {
@@ -373,8 +383,11 @@ func (a *Agent) CommitPublish(ctx context.Context, id string, w api.Write, c api
 
 func (a *Agent) commitBundles(ctx context.Context, bundles []eboot.Bundle, w api.Write, channel string) (api.PublishResult, error) {
 	result := api.PublishResult{}
-	for _, b := range bundles {
+	for i, b := range bundles {
 		written, err := a.addBundle(ctx, w, b, channel)
+		if i > 0 && (errors.Is(err, eboot.ErrNoLeader) || errors.Is(err, eboot.ErrTimeout)) {
+			err = fmt.Errorf("publish %s: done for %d of %d ERTS versions: %v: %w", b.Ref(), i, len(bundles), err, eboot.ErrUnknownOutcome)
+		}
 		if err != nil {
 			return api.PublishResult{}, err
 		}

@@ -65,7 +65,7 @@ func (r *copyRound) reason(id string) string {
 
 func (a *Agent) copyAround(ctx context.Context, round *copyRound, bundles []eboot.Bundle, minCopies int) error {
 	for id, info := range a.infos(ctx) {
-		round.ready[id] = info.Ready
+		round.ready[id] = info.Serving
 	}
 	type outcome struct {
 		server string
@@ -82,7 +82,7 @@ func (a *Agent) copyAround(ctx context.Context, round *copyRound, bundles []eboo
 		}
 		group.Go(func() {
 			for copying.Err() == nil {
-				err := a.peers.rpc.CopyBundle(copying, s.ID, peerrpc.CopyRequest{From: a.server, Bundles: bundles})
+				err := a.peers.rpc.CopyBundle(copying, s.ID, peerrpc.CopyRequest{From: a.server, Bundles: bundles, Wait: a.config.Publish.Wait})
 				select {
 				case outcomes <- outcome{s.ID, err}:
 				case <-copying.Done():
@@ -160,8 +160,14 @@ func (a *Agent) infos(ctx context.Context) map[string]peerrpc.ServerInfo {
 	}
 	delete(ask, a.server)
 	var mu sync.Mutex
-	found := map[string]peerrpc.ServerInfo{a.server: a.Info()}
+	found := map[string]peerrpc.ServerInfo{}
 	var group sync.WaitGroup
+	group.Go(func() {
+		own := a.Info()
+		mu.Lock()
+		defer mu.Unlock()
+		found[a.server] = own
+	})
 	for id := range ask {
 		group.Go(func() {
 			info, err := a.peers.rpc.Info(ctx, id)
@@ -189,7 +195,7 @@ func (a *Agent) Info() peerrpc.ServerInfo {
 	info := peerrpc.ServerInfo{
 		ID: a.server, Cluster: a.machine.State().Cluster(), Version: a.version, Servers: members(raft), Leader: raft.Leader, Founding: known.Founding,
 		LastIndex: raft.LastIndex, AppliedIndex: raft.AppliedIndex, StateIndex: a.machine.State().Index(), Complete: true,
-		Ready: readiness.Ready, Reasons: readiness.Reasons, BootAddresses: bootAddresses(a.config.Boot.Bind), Bundles: []eboot.BundleOnDisk{},
+		Ready: readiness.Ready, Serving: len(a.servingProblems(state)) == 0, Reasons: readiness.Reasons, BootAddresses: bootAddresses(a.config.Boot.Bind), Bundles: []eboot.BundleOnDisk{},
 	}
 	for _, b := range state.Bundles() {
 		info.Bundles = append(info.Bundles, bundleOnDisk(b, a.copies.count(b)))

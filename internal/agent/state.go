@@ -143,7 +143,7 @@ func (a *Agent) serveState() bool {
 
 // recount looks at what is on disk again, after blobs came or were lost.
 func (a *Agent) recount() {
-	a.copies.diskChanged()
+	a.copies.gained()
 	a.followTrees(true)
 }
 

@@ -6,6 +6,7 @@ import (
 	"net/netip"
 
 	"eboot"
+	"eboot/fsm"
 )
 
 // Boots returns the boots this server remembers.
@@ -53,15 +54,9 @@ func (a *Agent) Healthy(ctx context.Context) error {
 // Readiness says whether this server can boot every slave it should.
 func (a *Agent) Readiness() eboot.Readiness {
 	state := a.view.State()
-	r := eboot.Readiness{Listeners: a.listeners.describe(), Bundles: []eboot.BundleOnDisk{}, Damaged: a.store.Damaged()}
+	r := eboot.Readiness{Listeners: a.listeners.describe(), Bundles: []eboot.BundleOnDisk{}, Damaged: a.store.Damaged(), Reasons: a.servingProblems(state)}
 	summary := a.store.Summary()
 	r.Storage = &summary
-	if err := a.boot.silenced(state); err != nil {
-		r.Reasons = append(r.Reasons, err.Error())
-	}
-	if !a.answering.Load() {
-		r.Reasons = append(r.Reasons, "discovery is not open yet")
-	}
 	cause := a.raftFailure()
 	if cause == nil && a.config.Clustered() {
 		cause = a.cluster.Standing() // no leader for the moment
@@ -70,19 +65,35 @@ func (a *Agent) Readiness() eboot.Readiness {
 		r.Reasons = append(r.Reasons, "writes are not possible: "+cause.Error())
 	}
 	for b := range channelBundles(state) {
-		residence, ok := a.trees.residence(b)
-		switch {
-		case !ok:
-			r.Reasons = append(r.Reasons, fmt.Sprintf("bundle %s for ERTS %s is not loaded yet", b.Ref(), b.ERTS))
-			continue
-		case !residence.complete():
-			r.Reasons = append(r.Reasons, fmt.Sprintf("bundle %s for ERTS %s: %s", b.Ref(), b.ERTS, residence.problem))
+		if residence, ok := a.trees.residence(b); ok {
+			r.Bundles = append(r.Bundles, bundleOnDisk(b, residence))
 		}
-		if _, ok := a.listeners.port(b.ERTS); !ok {
-			r.Reasons = append(r.Reasons, fmt.Sprintf("no TCP port is open for ERTS %s", b.ERTS))
-		}
-		r.Bundles = append(r.Bundles, bundleOnDisk(b, residence))
 	}
 	r.Ready = len(r.Reasons) == 0
 	return r
+}
+
+// servingProblems says why this server cannot boot every slave it should; whether
+// anything can be written does not matter here.
+func (a *Agent) servingProblems(state *fsm.State) (problems []string) {
+	if err := a.boot.silenced(state); err != nil {
+		problems = append(problems, err.Error())
+	}
+	if !a.answering.Load() {
+		problems = append(problems, "discovery is not open yet")
+	}
+	for b := range channelBundles(state) {
+		residence, ok := a.trees.residence(b)
+		switch {
+		case !ok:
+			problems = append(problems, fmt.Sprintf("bundle %s for ERTS %s is not loaded yet", b.Ref(), b.ERTS))
+			continue
+		case !residence.complete():
+			problems = append(problems, fmt.Sprintf("bundle %s for ERTS %s: %s", b.Ref(), b.ERTS, residence.problem))
+		}
+		if _, ok := a.listeners.port(b.ERTS); !ok {
+			problems = append(problems, fmt.Sprintf("no TCP port is open for ERTS %s", b.ERTS))
+		}
+	}
+	return problems
 }

@@ -9,7 +9,9 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"net/http/httptrace"
 	"strconv"
+	"sync/atomic"
 	"time"
 
 	"eboot"
@@ -31,21 +33,11 @@ func NewTransport(dial Dial) *http.Transport {
 			if err != nil {
 				return nil, err
 			}
-			conn, err := dial(ctx, server)
-			if err != nil {
-				return nil, &notSentError{err}
-			}
-			return conn, nil
+			return dial(ctx, server)
 		},
 		MaxIdleConnsPerHost: 4, MaxConnsPerHost: 64, IdleConnTimeout: time.Minute,
 	}
 }
-
-// notSentError: no connection, so the request cannot have had an effect.
-type notSentError struct{ err error }
-
-func (e *notSentError) Error() string { return e.err.Error() }
-func (e *notSentError) Unwrap() error { return e.err }
 
 // NewClient returns a client; Close it.
 func NewClient(dial Dial) *Client { return &Client{http: &http.Client{Transport: NewTransport(dial)}} }
@@ -156,7 +148,9 @@ func decode(response *http.Response, server string, broken error, answer any) er
 // send returns an answer that is a success. A change that may have arrived without an
 // answer is eboot.ErrUnknownOutcome.
 func (c *Client) send(ctx context.Context, server, method, path string, body io.Reader, change bool) (*http.Response, error) {
-	request, err := http.NewRequestWithContext(ctx, method, "http://"+server+path, body)
+	var connected atomic.Bool // nothing is sent without a connection
+	trace := &httptrace.ClientTrace{GotConn: func(httptrace.GotConnInfo) { connected.Store(true) }}
+	request, err := http.NewRequestWithContext(httptrace.WithClientTrace(ctx, trace), method, "http://"+server+path, body)
 	if err != nil {
 		return nil, fmt.Errorf("server %s: %v: %w", server, err, eboot.ErrInvalid)
 	}
@@ -165,10 +159,9 @@ func (c *Client) send(ctx context.Context, server, method, path string, body io.
 	request.Header.Set("Idempotency-Key", "true")
 	response, err := c.http.Do(request)
 	if err != nil {
-		var notSent *notSentError
 		switch {
-		case errors.As(err, &notSent):
-			return nil, fmt.Errorf("server %s: %w: %w", server, notSent.err, eboot.ErrUnreachable)
+		case !connected.Load():
+			return nil, fmt.Errorf("server %s: no connection: %v: %w", server, errors.Unwrap(err), eboot.ErrUnreachable)
 		case change:
 			return nil, fmt.Errorf("server %s: no answer: %v: %w", server, errors.Unwrap(err), eboot.ErrUnknownOutcome)
 		case errors.Is(err, context.DeadlineExceeded):

@@ -4,6 +4,7 @@ import (
 	"context"
 	"io"
 	"net/netip"
+	"time"
 
 	"eboot"
 	"eboot/api"
@@ -21,6 +22,7 @@ type ServerInfo struct {
 	StateIndex    uint64               `json:"state_index"` // of the latest command in its state
 	Complete      bool                 `json:"complete"`    // every bundle that a channel names is whole on its disk
 	Ready         bool                 `json:"ready"`
+	Serving       bool                 `json:"serving"`           // it can boot every slave it should, with or without a leader
 	Reasons       []string             `json:"reasons,omitempty"` // why it is not ready
 	BootAddresses []netip.Addr         `json:"boot_addresses,omitempty"`
 	Bundles       []eboot.BundleOnDisk `json:"bundles"`            // every bundle of the index
@@ -51,6 +53,7 @@ func (i ServerInfo) Holds() int {
 type CopyRequest struct {
 	From    string         `json:"from"` // id of the server that has it all
 	Bundles []eboot.Bundle `json:"bundles"`
+	Wait    time.Duration  `json:"wait"` // how long the publish may wait for others before it is visible
 }
 
 // Answerer answers what other servers ask. Every error is one of the root package's.
