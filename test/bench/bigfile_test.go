@@ -83,7 +83,7 @@ func startSendfile(tb testing.TB, path string) target {
 		tb.Fatalf("sendfile server: %v", err)
 	}
 	address := "127.0.0.1:" + strings.TrimSpace(line)
-	return target{name: "sendfile", pid: cmd.Process.Pid, dial: func() (net.Conn, error) { return net.DialTimeout("tcp4", address, time.Minute) }}
+	return target{name: "sendfile", pids: []int{cmd.Process.Pid}, dial: func() (net.Conn, error) { return net.DialTimeout("tcp4", address, time.Minute) }}
 }
 
 // readAll lets bigFileReaders connections send request and take size bytes each.
@@ -98,7 +98,7 @@ func readAll(tb testing.TB, server target, request []byte, size int64) (elapsed,
 		defer func() { _ = conn.Close() }()
 		conns[i] = conn
 	}
-	used := cpuTime(tb, server.pid)
+	used := cpuTime(tb, server.pids...)
 	began := time.Now()
 	var readers sync.WaitGroup
 	errs := make([]error, len(conns))
@@ -116,7 +116,7 @@ func readAll(tb testing.TB, server target, request []byte, size int64) (elapsed,
 			tb.Fatalf("%s: %v", server.name, err)
 		}
 	}
-	return elapsed, cpuTime(tb, server.pid) - used
+	return elapsed, cpuTime(tb, server.pids...) - used
 }
 
 // bigTree makes a tree with one big file that eboot takes as a bundle.

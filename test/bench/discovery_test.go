@@ -24,24 +24,32 @@ const (
 	searchWorkers = 8 // more at once overflow erl_boot_server, which then drops some
 )
 
-// searchAddress is the address of one searching slave.
-func searchAddress(i int) string { return fmt.Sprintf("127.1.0.%d", 1+i) }
+// searchAddresses are those of the slaves that search.
+func searchAddresses() []string {
+	var addresses []string
+	for i := range searchSockets {
+		addresses = append(addresses, fmt.Sprintf("127.1.0.%d", 1+i))
+	}
+	return addresses
+}
 
-// discoveryLoad holds one socket for each of searchSockets slaves.
+// discoveryLoad holds one socket for each slave.
 type discoveryLoad struct {
 	sockets []*net.UDPConn
 	server  netip.AddrPort
 	request []byte
+	workers int
 }
 
-func newDiscoveryLoad(tb testing.TB, ns *testutil.Namespace, erl testutil.Erlang, server string) *discoveryLoad {
+func newDiscoveryLoad(tb testing.TB, ns *testutil.Namespace, erl testutil.Erlang, server string, slaves []string) *discoveryLoad {
 	tb.Helper()
 	l := &discoveryLoad{
 		server:  netip.AddrPortFrom(netip.MustParseAddr(server), testutil.DiscoveryPort),
 		request: []byte("EBOOTQ" + erl.ERTS),
+		workers: searchWorkers,
 	}
-	for i := range searchSockets {
-		conn, err := listenUDP(ns, searchAddress(i)+":0")
+	for _, address := range slaves {
+		conn, err := listenUDP(ns, address+":0")
 		if err != nil {
 			tb.Fatal(err)
 		}
@@ -51,7 +59,21 @@ func newDiscoveryLoad(tb testing.TB, ns *testutil.Namespace, erl testutil.Erlang
 	return l
 }
 
-// run asks `searches` times, searchWorkers at once, each waiting for its answer.
+// ask sends one request and waits for the answer as long as the stock client does.
+func (l *discoveryLoad) ask(conn *net.UDPConn) (testutil.Discovered, error) {
+	if _, err := conn.WriteToUDPAddrPort(l.request, l.server); err != nil {
+		return testutil.Discovered{}, err
+	}
+	_ = conn.SetReadDeadline(time.Now().Add(500 * time.Millisecond))
+	var reply [64]byte
+	n, _, err := conn.ReadFromUDPAddrPort(reply[:])
+	if err != nil {
+		return testutil.Discovered{}, err
+	}
+	return testutil.ParseReply(reply[:n])
+}
+
+// run asks `searches` times, as many at once as there are workers, each waiting for its answer.
 func (l *discoveryLoad) run(tb testing.TB, pid int) (elapsed, cpu time.Duration, lost int64) {
 	tb.Helper()
 	var workers sync.WaitGroup
@@ -59,20 +81,10 @@ func (l *discoveryLoad) run(tb testing.TB, pid int) (elapsed, cpu time.Duration,
 	var failed atomic.Pointer[error]
 	used := cpuTime(tb, pid)
 	began := time.Now()
-	for w := range searchWorkers {
+	for w := range l.workers {
 		workers.Go(func() {
-			var reply [64]byte
-			for i := range searches / searchWorkers {
-				conn := l.sockets[(w+i*searchWorkers)%len(l.sockets)]
-				if _, err := conn.WriteToUDPAddrPort(l.request, l.server); err != nil {
-					failed.Store(&err)
-					return
-				}
-				_ = conn.SetReadDeadline(time.Now().Add(500 * time.Millisecond)) // as the stock client
-				n, _, err := conn.ReadFromUDPAddrPort(reply[:])
-				if err == nil {
-					_, err = testutil.ParseReply(reply[:n])
-				}
+			for i := range searches / l.workers {
+				_, err := l.ask(l.sockets[(w+i*l.workers)%len(l.sockets)])
 				if errors.Is(err, os.ErrDeadlineExceeded) {
 					missing.Add(1)
 				} else if err != nil {
@@ -99,12 +111,9 @@ func BenchmarkDiscovery(b *testing.B) {
 	s := startServer(b, serverOptions{Roots: []string{erl.Root}, Namespace: ownNetwork})
 	s.publish("otp", "1", erl.Root, "--channel", eboot.DefaultChannel)
 	s.filePort(erl)
-	var slaves []string
-	for i := range searchSockets {
-		slaves = append(slaves, searchAddress(i))
-	}
+	slaves := searchAddresses()
 	reference := testutil.StartBootServer(b, erl, testutil.BootServerOptions{Namespace: referenceNetwork, Whitelist: slaves})
-	own, other := newDiscoveryLoad(b, ownNetwork, erl, ebootAddress), newDiscoveryLoad(b, referenceNetwork, erl, "127.0.0.1")
+	own, other := newDiscoveryLoad(b, ownNetwork, erl, ebootAddress, slaves), newDiscoveryLoad(b, referenceNetwork, erl, "127.0.0.1", slaves)
 	var rate, otherRate, cpu, otherCPU tally
 	var lost, otherLost int64
 	round := 0

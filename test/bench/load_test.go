@@ -82,7 +82,7 @@ func (l load) run(tb testing.TB, server target) loadResult {
 		result  loadResult
 		broken  error
 	)
-	used := cpuTime(tb, server.pid)
+	used := cpuTime(tb, server.pids...)
 	start := time.Now()
 	for _, conn := range conns {
 		workers.Go(func() {
@@ -98,7 +98,7 @@ func (l load) run(tb testing.TB, server target) loadResult {
 	}
 	workers.Wait()
 	result.elapsed = time.Since(start)
-	result.cpu = cpuTime(tb, server.pid) - used
+	result.cpu = cpuTime(tb, server.pids...) - used
 	result.boots = len(result.times)
 	if broken == nil && result.boots == 0 {
 		broken = fmt.Errorf("not one boot in %v", result.elapsed)

@@ -73,13 +73,13 @@ func lookUp(tb testing.TB, server target, frames [][]byte) (elapsed, cpu time.Du
 	}
 	errs := make([]error, len(conns))
 	var workers sync.WaitGroup
-	used := cpuTime(tb, server.pid)
+	used := cpuTime(tb, server.pids...)
 	began := time.Now()
 	for i, conn := range conns {
 		workers.Go(func() { errs[i] = exchangeAll(conn, frames) })
 	}
 	workers.Wait()
-	elapsed, cpu = time.Since(began), cpuTime(tb, server.pid)-used
+	elapsed, cpu = time.Since(began), cpuTime(tb, server.pids...)-used
 	for _, err := range errs {
 		if err != nil {
 			tb.Fatal(err)

@@ -2,6 +2,7 @@ package bench
 
 import (
 	"bytes"
+	"cmp"
 	"fmt"
 	"io"
 	"net"
@@ -21,11 +22,11 @@ import (
 )
 
 // Where the servers of these benchmarks are: UDP port 4368 is fixed, so addresses keep
-// them apart from everything else. Slaves are 127.0.0.1 and others of 127.0.0.0/8.
+// them apart from everything else. Slaves are 127.0.0.1 and others of 127.0.0.0/8. Those of a
+// group of servers are with it.
 const (
 	ebootAddress    = "127.0.0.41"
 	recorderAddress = "127.0.0.42"
-	apiAddress      = "http://" + ebootAddress + ":4380"
 )
 
 // buildBinary returns the binary to measure, and builds it once.
@@ -44,13 +45,16 @@ var buildBinary = sync.OnceValues(func() (string, error) {
 
 // server is an eboot process.
 type server struct {
-	tb     testing.TB
-	binary string
-	cmd    *exec.Cmd
-	log    logBuffer
-	done   chan struct{}
-	ns     *testutil.Namespace // nil: the machine's own network
-	dir    string
+	tb      testing.TB
+	binary  string
+	cmd     *exec.Cmd
+	log     logBuffer
+	done    chan struct{}
+	ns      *testutil.Namespace // nil: the machine's own network
+	dir     string
+	address string
+	client  *api.Client // of this server; reads are of what it knows itself
+	ending  sync.Once
 }
 
 // logBuffer holds what a server has logged.
@@ -79,55 +83,84 @@ type serverOptions struct {
 	Dir       string              // of data; empty: a new one
 	Roots     []string            // boot.roots
 	Namespace *testutil.Namespace // nil: the machine's own network
+	Address   string              // empty: ebootAddress
+	Group     []string            // addresses of the servers that belong together, this one included; empty: it is alone
+}
+
+// settings is the configuration file of a server in dir.
+func (o serverOptions) settings(dir, socket string) string {
+	lines := []string{
+		"data_dir: " + filepath.Join(dir, "data"),
+		fmt.Sprintf("boot: {bind: [%s], tcp_ports: 0, roots: [%s]}", o.Address, strings.Join(o.Roots, ", ")),
+		fmt.Sprintf("api: {bind: '%s:4380', socket: %s}", o.Address, socket),
+		"log: {level: warn}",
+	}
+	if len(o.Group) > 0 {
+		lines = append(lines,
+			fmt.Sprintf("cluster: {name: bench, expect: %d}", len(o.Group)),
+			fmt.Sprintf("peer: {bind: '%s:4381'}", o.Address),
+			fmt.Sprintf("gossip: {bind: '%s:4382', seeds: ['%s:4382']}", o.Address, strings.Join(o.Group, ":4382', '")),
+			"tls: {insecure: true}")
+	}
+	return strings.Join(lines, "\n") + "\n"
+}
+
+// launch starts an eboot server, which ends with the benchmark, and waits for nothing.
+func launch(tb testing.TB, opts serverOptions) *server {
+	tb.Helper()
+	binary, err := buildBinary()
+	if err != nil {
+		tb.Fatal(err)
+	}
+	opts.Address = cmp.Or(opts.Address, ebootAddress)
+	s := &server{tb: tb, binary: binary, ns: opts.Namespace, dir: opts.Dir, address: opts.Address, done: make(chan struct{})}
+	if s.dir == "" {
+		s.dir = newDir(tb)
+	}
+	if s.client, err = api.NewClient(api.ClientOptions{Addresses: []string{"unix://" + s.socket()}, Stale: true}); err != nil {
+		tb.Fatal(err)
+	}
+	settings := filepath.Join(s.dir, "eboot.yaml")
+	writeFile(tb, settings, []byte(opts.settings(s.dir, s.socket())))
+	s.cmd = exec.Command(binary, "agent", "--config", settings)
+	s.cmd.Env = plainEnvironment()
+	s.cmd.Stdout, s.cmd.Stderr = &s.log, &s.log
+	ended, err := testutil.Spawn(s.cmd, s.ns)
+	if err != nil {
+		tb.Fatalf("start eboot: %v", err)
+	}
+	go func() {
+		<-ended // how it ended is in cmd.ProcessState
+		close(s.done)
+	}()
+	tb.Cleanup(s.stop)
+	return s
 }
 
 // startServer starts an eboot server with nothing published but what its directory
 // holds, allows 127.0.0.0/8 and waits until its API answers. It ends with the benchmark.
 func startServer(tb testing.TB, opts serverOptions) *server {
 	tb.Helper()
-	binary, err := buildBinary()
-	if err != nil {
-		tb.Fatal(err)
-	}
-	s := &server{tb: tb, binary: binary, ns: opts.Namespace, dir: opts.Dir, done: make(chan struct{})}
-	if s.dir == "" {
-		s.dir = newDir(tb)
-	}
-	settings := filepath.Join(s.dir, "eboot.yaml")
-	text := fmt.Sprintf("data_dir: %s/data\nboot: {bind: [%s], tcp_ports: 0, roots: [%s]}\napi: {bind: %q, socket: %s}\nlog: {level: warn}\n",
-		s.dir, ebootAddress, strings.Join(opts.Roots, ", "), strings.TrimPrefix(apiAddress, "http://"), s.socket())
-	if err := os.WriteFile(settings, []byte(text), 0o644); err != nil {
-		tb.Fatal(err)
-	}
-	s.cmd = exec.Command(binary, "agent", "--config", settings)
-	s.cmd.Env = plainEnvironment()
-	s.cmd.Stdout, s.cmd.Stderr = &s.log, &s.log
-	s.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
-	if err := s.inNamespace(s.cmd.Start); err != nil {
-		tb.Fatalf("start eboot: %v", err)
-	}
-	go func() {
-		_ = s.cmd.Wait()
-		close(s.done)
-	}()
-	tb.Cleanup(s.stop)
-	client := s.client()
-	defer client.Close()
+	s := launch(tb, opts)
 	testutil.Poll(tb, 30*time.Second, "eboot is to take requests", func() bool {
 		s.alive()
-		status, err := client.Status(tb.Context())
+		status, err := s.client.Status(tb.Context())
 		return err == nil && status.Leader != ""
 	})
-	s.allow(eboot.WhitelistEntry{Prefix: netip.MustParsePrefix("127.0.0.0/8"), Channel: eboot.DefaultChannel})
+	s.allowSlaves()
 	return s
+}
+
+// allowSlaves allows 127.0.0.0/8.
+func (s *server) allowSlaves() {
+	s.tb.Helper()
+	s.allow(eboot.WhitelistEntry{Prefix: netip.MustParsePrefix("127.0.0.0/8"), Channel: eboot.DefaultChannel})
 }
 
 // allow adds entries to the whitelist.
 func (s *server) allow(entries ...eboot.WhitelistEntry) {
 	s.tb.Helper()
-	client := s.client()
-	defer client.Close()
-	if _, err := client.Allow(s.tb.Context(), entries...); err != nil {
+	if _, err := s.client.Allow(s.tb.Context(), entries...); err != nil {
 		s.tb.Fatalf("allow %d prefixes: %v", len(entries), err)
 	}
 }
@@ -143,24 +176,8 @@ func plainEnvironment() []string {
 	return env
 }
 
-func (s *server) inNamespace(f func() error) error {
-	if s.ns == nil {
-		return f()
-	}
-	return s.ns.Do(f)
-}
-
 // socket is the Unix socket of the API: it is reached from every network namespace.
 func (s *server) socket() string { return filepath.Join(s.dir, "api") }
-
-func (s *server) client() *api.Client {
-	s.tb.Helper()
-	c, err := api.NewClient(api.ClientOptions{Addresses: []string{"unix://" + s.socket()}})
-	if err != nil {
-		s.tb.Fatal(err)
-	}
-	return c
-}
 
 func (s *server) alive() {
 	s.tb.Helper()
@@ -172,7 +189,10 @@ func (s *server) alive() {
 }
 
 // stop ends the server gracefully, or hard after 30 s. It may be called repeatedly.
-func (s *server) stop() {
+func (s *server) stop() { s.ending.Do(s.end) }
+
+func (s *server) end() {
+	s.client.Close()
 	_ = s.cmd.Process.Signal(syscall.SIGTERM) // fails once it has ended
 	timer := time.NewTimer(30 * time.Second)
 	defer timer.Stop()
@@ -193,7 +213,7 @@ func (s *server) pid() int { return s.cmd.Process.Pid }
 // publish runs `eboot bundle publish` and returns how long it took, as a user waits for it.
 func (s *server) publish(name, version, path string, flags ...string) time.Duration {
 	s.tb.Helper()
-	address := apiAddress
+	address := "http://" + s.address + ":4380"
 	if s.ns != nil {
 		address = "unix://" + s.socket()
 	}
@@ -220,7 +240,7 @@ func (s *server) filePort(erl testutil.Erlang) uint16 {
 			s.tb.Fatal(err)
 		}
 		defer func() { _ = conn.Close() }()
-		replies := testutil.Discover(s.tb, conn, erl.ERTS, 200*time.Millisecond, ebootAddress)
+		replies := testutil.Discover(s.tb, conn, erl.ERTS, 200*time.Millisecond, s.address)
 		if len(replies) > 0 {
 			port = replies[0].Port
 		}
@@ -243,7 +263,7 @@ func listenUDP(ns *testutil.Namespace, address string) (*net.UDPConn, error) {
 // target is a file service under load.
 type target struct {
 	name    string
-	pid     int
+	pids    []int // of its processes
 	dial    func() (net.Conn, error)
 	mayFail bool // a boot may fail without failing the benchmark
 }
@@ -251,9 +271,9 @@ type target struct {
 // target returns the file service of the server, for slaves at address.
 func (s *server) target(erl testutil.Erlang, slave string) target {
 	s.tb.Helper()
-	address := netip.AddrPortFrom(netip.MustParseAddr(ebootAddress), s.filePort(erl)).String()
+	address := netip.AddrPortFrom(netip.MustParseAddr(s.address), s.filePort(erl)).String()
 	dialer := &net.Dialer{Timeout: patience, LocalAddr: &net.TCPAddr{IP: net.ParseIP(slave)}}
-	return target{name: "eboot", pid: s.pid(), dial: func() (net.Conn, error) { return dialer.Dial("tcp4", address) }}
+	return target{name: "eboot", pids: []int{s.pid()}, dial: func() (net.Conn, error) { return dialer.Dial("tcp4", address) }}
 }
 
 // referenceTarget starts the file service of erl_boot_server.
@@ -262,7 +282,7 @@ func referenceTarget(tb testing.TB, erl testutil.Erlang) target {
 	reference := testutil.StartBootServer(tb, erl, testutil.BootServerOptions{})
 	dialer := &net.Dialer{Timeout: patience}
 	return target{
-		name: "erl_boot_server", pid: reference.PID(), mayFail: true,
+		name: "erl_boot_server", pids: []int{reference.PID()}, mayFail: true,
 		dial: func() (net.Conn, error) { return dialer.Dial("tcp4", reference.Address()) },
 	}
 }
