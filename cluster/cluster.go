@@ -352,6 +352,10 @@ func (c *Cluster) Restore(ctx context.Context, size int64, r io.Reader) error {
 func (c *Cluster) runRestore(size int64, r io.Reader, timeout time.Duration) error {
 	c.machine.restoring.Store(true)
 	defer c.machine.restoring.Store(false)
+	// Raft refuses to restore while a configuration entry is yet to be applied.
+	if err := c.raft.Barrier(timeout).Error(); err != nil {
+		return err
+	}
 	if err := c.raft.Restore(&raft.SnapshotMeta{Version: snapshotVersion, Size: size}, r, timeout); err != nil {
 		return err
 	}

@@ -58,6 +58,7 @@ type Candidate struct {
 	ID      string
 	Address string
 	Reason  string // one sentence, with the way out where there is one
+	Passing bool   // it may be over by itself in a moment
 }
 
 // book is the newest word of the Directory.

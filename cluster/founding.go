@@ -171,7 +171,7 @@ func whyOutside(p position, of, apart Knowledge) error {
 			of.ID, names(of.Servers), apart.ID, names(apart.Servers), eboot.ErrConflict)
 	}
 	for _, w := range of.Waiting {
-		if w.ID == p.self.ID {
+		if w.ID == p.self.ID && !w.Passing {
 			return fmt.Errorf("the leader %s does not let this server in: %s: %w", of.ID, w.Reason, eboot.ErrConflict)
 		}
 	}

@@ -187,7 +187,8 @@ func nowhere(id string) string { return id + ".invalid:1" }
 // planEntry lets a server in as a non-voter, or says why not.
 func (c *Cluster) planEntry(p *plan, members []Member, peer Peer, a answers) {
 	if reason := c.objection(members, peer, a); reason != "" {
-		p.waiting = append(p.waiting, Candidate{ID: peer.ID, Address: peer.Address, Reason: reason})
+		_, answered := a.known[peer.ID]
+		p.waiting = append(p.waiting, Candidate{ID: peer.ID, Address: peer.Address, Reason: reason, Passing: !answered && !c.wasRemoved(peer.ID)})
 		return
 	}
 	p.do(fmt.Sprintf("server %s at %s joins as a non-voter", peer.ID, peer.Address), addNonvoter(peer.ID, peer.Address))

@@ -131,6 +131,12 @@ type Progress struct {
 // that of the disk. Nothing unfinished is left on the disk; a further Pull goes on
 // from what was committed.
 func (m *Mirror) Pull(ctx context.Context, blobs map[eboot.Digest]int64, report func(Progress)) (release func(), err error) {
+	return m.PullFrom(ctx, "", blobs, report)
+}
+
+// PullFrom is Pull from the peer of that ID alone, which is known to have them: another
+// one that is asked in vain may hang. An empty id means all peers.
+func (m *Mirror) PullFrom(ctx context.Context, id string, blobs map[eboot.Digest]int64, report func(Progress)) (release func(), err error) {
 	guard := m.opts.Store.Ingest()
 	release = sync.OnceFunc(func() { _ = guard.Close() }) // it never held a file
 	guard.Protect(maps.Keys(blobs))
@@ -139,6 +145,7 @@ func (m *Mirror) Pull(ctx context.Context, blobs map[eboot.Digest]int64, report 
 	}
 	p, err := m.newPull(blobs, report)
 	if err == nil {
+		p.from = id
 		err = p.run(ctx)
 	}
 	if err != nil {

@@ -150,7 +150,7 @@ func TestPullBrokenPeer(t *testing.T) {
 			// The whole peer comes later, so that the other one is asked first.
 			asked := 0
 			b, g := serve(t, "bad", bad), serve(t, "good", good)
-			m := New(Options{Store: openStore(t, filestore.Options{}), Stall: 300 * time.Millisecond, Peers: func() []Peer {
+			m := New(Options{Store: openStore(t, filestore.Options{}), Stall: 1500 * time.Millisecond, Peers: func() []Peer {
 				if asked++; asked == 1 {
 					return []Peer{b}
 				}
@@ -172,11 +172,35 @@ func TestPullOnlyHung(t *testing.T) {
 		_, _ = io.ReadAll(r.Body)
 		<-r.Context().Done()
 	}))
-	m := New(Options{Store: openStore(t, filestore.Options{}), Peers: peers(hung), Stall: 300 * time.Millisecond})
+	m := New(Options{Store: openStore(t, filestore.Options{}), Peers: peers(hung), Stall: 1000 * time.Millisecond})
 	release, err := m.Pull(t.Context(), all.sizes(), nil)
 	defer release()
 	if !errors.Is(err, eboot.ErrUnavailable) || !strings.Contains(err.Error(), "31 of 31") || !strings.Contains(err.Error(), "nothing came for too long") {
 		t.Fatal(err)
+	}
+}
+
+// TestPullFrom: nobody else is asked, so nobody else can hold it up.
+func TestPullFrom(t *testing.T) {
+	all := small(30).add(noise(2_000_000))
+	other := &tap{Handler: http.NotFoundHandler()}
+	m := New(Options{
+		Store: openStore(t, filestore.Options{}),
+		Peers: peers(serve(t, "other", other), serve(t, "named", Handler(openStore(t, filestore.Options{}, all), nil))),
+	})
+	release, err := m.PullFrom(t.Context(), "absent", all.sizes(), nil)
+	release()
+	if !errors.Is(err, eboot.ErrUnavailable) || !strings.Contains(err.Error(), "no other server") {
+		t.Error(err)
+	}
+	release, err = m.PullFrom(t.Context(), "named", all.sizes(), nil)
+	defer release()
+	if err != nil {
+		t.Fatal(err)
+	}
+	check(t, m, all)
+	if other.requests != 0 {
+		t.Errorf("another peer got %d requests", other.requests)
 	}
 }
 
@@ -576,7 +600,7 @@ func TestPullChaos(t *testing.T) {
 	}
 	m := New(Options{
 		Store: openStore(t, filestore.Options{}),
-		Stall: 200 * time.Millisecond,
+		Stall: 1000 * time.Millisecond,
 		Peers: peers(
 			serve(t, "a", &tap{Handler: Handler(source, nil), reply: moody}),
 			serve(t, "b", &tap{Handler: Handler(source, nil), reply: moody}),

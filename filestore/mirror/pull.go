@@ -18,6 +18,7 @@ import (
 type pull struct {
 	mirror  *Mirror
 	report  func(Progress)
+	from    string            // the only peer that is asked; empty: all are
 	ingest  *filestore.Ingest // of what comes
 	workers sync.WaitGroup
 	bytes   atomic.Int64 // fetched; see Progress

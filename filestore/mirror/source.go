@@ -79,6 +79,9 @@ func (p *pull) recruit(ctx context.Context) {
 		s.here = false
 	}
 	for _, peer := range peers {
+		if p.from != "" && p.from != peer.ID {
+			continue
+		}
 		s := p.source(peer.ID)
 		if s == nil {
 			continue

@@ -110,6 +110,9 @@ func (a *Agent) copyAround(ctx context.Context, round *copyRound, bundles []eboo
 			}
 		case <-wait.C:
 			waited = true
+			if round.majority() && len(round.holders) < minCopies {
+				return fmt.Errorf("publish %s: %s; nothing is visible; publish again to go on where it stopped: %w", bundles[0].Ref(), round.text(minCopies), eboot.ErrTimeout)
+			}
 		case <-limit.C:
 			return fmt.Errorf("publish %s: %s; nothing is visible; publish again to go on where it stopped: %w", bundles[0].Ref(), round.text(minCopies), eboot.ErrTimeout)
 		case <-ctx.Done():
@@ -121,6 +124,16 @@ func (a *Agent) copyAround(ctx context.Context, round *copyRound, bundles []eboo
 
 // enough reports whether the bundle may become visible.
 func (r *copyRound) enough(minCopies int, waited bool) bool {
+	for _, s := range r.servers {
+		if s.Voter && r.ready[s.ID] && !r.holders[s.ID] && !waited {
+			return false
+		}
+	}
+	return r.majority() && len(r.holders) >= minCopies
+}
+
+// majority reports whether more than half of those that vote hold the bundle.
+func (r *copyRound) majority() bool {
 	voters, holding := 0, 0
 	for _, s := range r.servers {
 		if s.Voter {
@@ -128,12 +141,9 @@ func (r *copyRound) enough(minCopies int, waited bool) bool {
 			if r.holders[s.ID] {
 				holding++
 			}
-			if r.ready[s.ID] && !r.holders[s.ID] && !waited {
-				return false
-			}
 		}
 	}
-	return holding >= voters/2+1 && len(r.holders) >= minCopies
+	return holding >= voters/2+1
 }
 
 func (r *copyRound) text(minCopies int) string {

@@ -35,7 +35,8 @@ type ServerInfo struct {
 type Candidate struct {
 	ID      string `json:"id"`
 	Address string `json:"address"`
-	Reason  string `json:"reason"` // one sentence, with the way out where there is one
+	Reason  string `json:"reason"`            // one sentence, with the way out where there is one
+	Passing bool   `json:"passing,omitempty"` // it may be over by itself in a moment
 }
 
 // Holds counts the bundles that the server holds whole.
