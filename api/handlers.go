@@ -158,6 +158,9 @@ func (s *Server) verifyBundle(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
+	if err := s.fresh(w, r); err != nil {
+		return err
+	}
 	if _, err := s.backend.Bundle(ref); err != nil {
 		return err
 	}

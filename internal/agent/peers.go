@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net"
 	"net/http"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -30,14 +31,16 @@ type peers struct {
 	blobs   *http.Client
 	logger  hclog.Logger
 
-	view   atomic.Pointer[map[string]gossip.Member] // by id, as of the latest change
-	listed atomic.Pointer[map[string]string]        // addresses by id, as the Raft configuration has them
+	view   atomic.Pointer[map[string]gossip.Member] // by id, as of the latest refresh
+	mu     sync.Mutex
+	viewed chan struct{}                     // closed by the next refresh
+	listed atomic.Pointer[map[string]string] // addresses by id, as the Raft configuration has them
 }
 
 var _ cluster.Directory = (*peers)(nil)
 
 func newPeers(self, name string, logger hclog.Logger) *peers {
-	p := &peers{self: self, name: name, logger: logger}
+	p := &peers{self: self, name: name, logger: logger, viewed: make(chan struct{})}
 	p.view.Store(&map[string]gossip.Member{})
 	p.listed.Store(&map[string]string{})
 	p.rpc = peerrpc.NewClient(func(ctx context.Context, server string) (net.Conn, error) {
@@ -61,6 +64,18 @@ func (p *peers) refresh() {
 		view[m.ID] = m
 	}
 	p.view.Store(&view)
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	close(p.viewed)
+	p.viewed = make(chan struct{})
+}
+
+// refreshed is closed by the next refresh: what is made of the view follows it, not gossip,
+// which is ahead of it.
+func (p *peers) refreshed() <-chan struct{} {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.viewed
 }
 
 // list takes over the addresses of the Raft configuration, for servers that gossip

@@ -79,7 +79,7 @@ func (x *pinExchange) run(ctx context.Context) error {
 	defer cancel()
 	links := map[string]*pinLink{}
 	for {
-		changed := x.peers.Changed()
+		changed := x.peers.refreshed()
 		for _, id := range x.peers.living() {
 			if links[id] == nil {
 				l := &pinLink{exchange: x, server: id, queue: make(chan *pinBatch, pinQueue), returned: make(chan struct{}, 1)}

@@ -203,7 +203,7 @@ func (a *Agent) Info() peerrpc.ServerInfo {
 	state := a.view.State()
 	readiness := a.Readiness()
 	info := peerrpc.ServerInfo{
-		ID: a.server, Cluster: a.machine.State().Cluster(), Version: a.version, Servers: members(raft), Leader: raft.Leader, Founding: known.Founding,
+		ID: a.server, Cluster: a.machine.State().Cluster(), Version: a.version, Configuration: peerrpc.Configuration{Servers: members(raft), Leader: raft.Leader, Founding: known.Founding},
 		LastIndex: raft.LastIndex, AppliedIndex: raft.AppliedIndex, StateIndex: a.machine.State().Index(), Complete: true,
 		Ready: readiness.Ready, Serving: len(a.servingProblems(state)) == 0, Reasons: readiness.Reasons, BootAddresses: bootAddresses(a.config.Boot.Bind), Bundles: []eboot.BundleOnDisk{},
 	}

@@ -12,11 +12,10 @@ import (
 
 // ServerInfo is what a server says of itself.
 type ServerInfo struct {
-	ID            string               `json:"id"`
-	Cluster       string               `json:"cluster"` // UUID by its state; empty: it knows none
-	Version       string               `json:"version"`
-	Servers       []eboot.Member       `json:"servers"` // of its Raft configuration
-	Leader        string               `json:"leader"`
+	ID      string `json:"id"`
+	Cluster string `json:"cluster"` // UUID by its state; empty: it knows none
+	Version string `json:"version"`
+	Configuration
 	LastIndex     uint64               `json:"last_index"`
 	AppliedIndex  uint64               `json:"applied_index"`
 	StateIndex    uint64               `json:"state_index"` // of the latest command in its state
@@ -25,10 +24,16 @@ type ServerInfo struct {
 	Serving       bool                 `json:"serving"`           // it can boot every slave it should, with or without a leader
 	Reasons       []string             `json:"reasons,omitempty"` // why it is not ready
 	BootAddresses []netip.Addr         `json:"boot_addresses,omitempty"`
-	Bundles       []eboot.BundleOnDisk `json:"bundles"`            // every bundle of the index
-	Founding      string               `json:"founding,omitempty"` // what it offers to found: see cluster.Knowledge
-	Waiting       []Candidate          `json:"waiting,omitempty"`  // of a leader: servers that are not members, and why
-	Learning      []Candidate          `json:"learning,omitempty"` // of a leader: members that do not vote yet, and why
+	Bundles       []eboot.BundleOnDisk `json:"bundles"` // every bundle of the index
+}
+
+// Configuration is the group as a server knows it from Raft.
+type Configuration struct {
+	Servers  []eboot.Member `json:"servers"`
+	Leader   string         `json:"leader"`
+	Founding string         `json:"founding,omitempty"` // what it offers to found: see cluster.Knowledge
+	Waiting  []Candidate    `json:"waiting,omitempty"`  // of a leader: servers that are not members, and why
+	Learning []Candidate    `json:"learning,omitempty"` // of a leader: members that do not vote yet, and why
 }
 
 // Candidate is a server that has not got what it waits for.
