@@ -99,6 +99,19 @@ func (a *Agent) raftStopped() error {
 	return nil
 }
 
+// clusterID is the UUID of the cluster that this server belongs to, or belonged to when
+// its log is gone: what it serves is that cluster's, and no other may take it over. Empty:
+// it has never been in one.
+func (a *Agent) clusterID() string {
+	if id := a.machine.State().Cluster(); id != "" {
+		return id
+	}
+	if id, err := a.data.cluster(); err == nil && id != "" {
+		return id
+	}
+	return a.view.State().Cluster()
+}
+
 // raftFailure says why this server cannot take writes, if it cannot.
 func (a *Agent) raftFailure() error {
 	if err := a.raftStopped(); err != nil {

@@ -97,7 +97,7 @@ func (a *Agent) openGroup() (ln net.Listener, err error) {
 	})
 	a.peers.gossip, err = gossip.Open(gossip.Options{
 		Cluster: c.Cluster.Name, Bind: c.Gossip.Bind, Advertise: c.Gossip.Advertise, Seeds: c.Gossip.Seeds, Key: key,
-		PeersFile: a.data.peers(), Logger: a.logger.Named("gossip"),
+		PeersFile: a.data.peers(), Rejoin: a.rejoin, Logger: a.logger.Named("gossip"),
 		Meta: gossip.Meta{
 			ID: a.server, Peer: address, Version: a.version, Wire: wireVersion, Expect: c.Cluster.Expect, StateVersion: fsm.Version, Boot: bootAddresses(c.Boot.Bind),
 		},
@@ -107,6 +107,18 @@ func (a *Agent) openGroup() (ln net.Listener, err error) {
 	}
 	a.peers.refresh()
 	return ln, nil
+}
+
+// rejoin is where the servers of the Raft configuration may be found when gossip has
+// forgotten them: on their hosts, at the port that this server uses for gossip (R9).
+func (a *Agent) rejoin() []string {
+	var places []string
+	for id, address := range *a.peers.listed.Load() {
+		if host, _, err := net.SplitHostPort(address); err == nil && id != a.server && !a.peers.alive(id) {
+			places = append(places, net.JoinHostPort(host, fmt.Sprint(a.config.Gossip.Bind.Port())))
+		}
+	}
+	return places
 }
 
 // bootAddresses leaves out what says nothing to others.
@@ -237,7 +249,7 @@ func (a *Agent) raiseVersion(ctx context.Context) error {
 // clusterOptions are what Raft needs of the group.
 func (a *Agent) joinGroup(o *cluster.Options) {
 	o.Address = a.peers.address
-	o.Stream = cluster.NewStream(raftTransport{Listener: a.peers.port.Listener(peerport.Raft), peers: a.peers, address: a.peers.address})
+	o.Stream = cluster.NewStream(newRaftTransport(a.peers))
 	o.Directory = a.peers
 	o.Expect = a.config.Cluster.Expect
 	o.Multiplier = a.config.Cluster.RaftMultiplier

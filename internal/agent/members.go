@@ -114,6 +114,11 @@ func (a *Agent) describeMember(d *eboot.MemberDetail, info peerrpc.ServerInfo, a
 // warnings are what works and should not stay so.
 func (a *Agent) warnings() []string {
 	warnings := a.config.Warnings()
+	if a.peers.gossip != nil {
+		if err := a.peers.gossip.Problem(); err != nil {
+			warnings = append(warnings, err.Error())
+		}
+	}
 	voters := 0
 	for _, s := range a.cluster.Status().Servers {
 		if s.Voter {

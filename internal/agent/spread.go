@@ -64,6 +64,10 @@ func (r *copyRound) reason(id string) string {
 }
 
 func (a *Agent) copyAround(ctx context.Context, round *copyRound, bundles []eboot.Bundle, minCopies int) error {
+	// Without a quorum nothing could be made visible: that is said at once.
+	if err := a.Fresh(ctx); err != nil {
+		return err
+	}
 	for id, info := range a.infos(ctx) {
 		round.ready[id] = info.Serving
 	}
@@ -101,6 +105,8 @@ func (a *Agent) copyAround(ctx context.Context, round *copyRound, bundles []eboo
 	defer wait.Stop()
 	limit := time.NewTimer(a.config.Publish.Wait + majorityPatience)
 	defer limit.Stop()
+	look := time.NewTicker(leaderPatience)
+	defer look.Stop()
 	for waited := false; !round.enough(minCopies, waited); {
 		select {
 		case o := <-outcomes:
@@ -112,6 +118,10 @@ func (a *Agent) copyAround(ctx context.Context, round *copyRound, bundles []eboo
 			waited = true
 			if round.majority() && len(round.holders) < minCopies {
 				return fmt.Errorf("publish %s: %s; nothing is visible; publish again to go on where it stopped: %w", bundles[0].Ref(), round.text(minCopies), eboot.ErrTimeout)
+			}
+		case <-look.C:
+			if err := a.Fresh(ctx); errors.Is(err, eboot.ErrNoLeader) {
+				return err
 			}
 		case <-limit.C:
 			return fmt.Errorf("publish %s: %s; nothing is visible; publish again to go on where it stopped: %w", bundles[0].Ref(), round.text(minCopies), eboot.ErrTimeout)
@@ -203,7 +213,7 @@ func (a *Agent) Info() peerrpc.ServerInfo {
 	state := a.view.State()
 	readiness := a.Readiness()
 	info := peerrpc.ServerInfo{
-		ID: a.server, Cluster: a.machine.State().Cluster(), Version: a.version, Configuration: peerrpc.Configuration{Servers: members(raft), Leader: raft.Leader, Founding: known.Founding},
+		ID: a.server, Cluster: a.clusterID(), Version: a.version, Configuration: peerrpc.Configuration{Servers: members(raft), Leader: raft.Leader, Founding: known.Founding},
 		LastIndex: raft.LastIndex, AppliedIndex: raft.AppliedIndex, StateIndex: a.machine.State().Index(), Complete: true,
 		Ready: readiness.Ready, Serving: len(a.servingProblems(state)) == 0, Reasons: readiness.Reasons, BootAddresses: bootAddresses(a.config.Boot.Bind), Bundles: []eboot.BundleOnDisk{},
 	}

@@ -18,6 +18,9 @@ import (
 	"eboot/api"
 )
 
+// maxAnswer bounds what a server may say of itself: it lists the bundles of the index.
+const maxAnswer = 16 << 20
+
 // Dial connects to the server with this id, wherever it is now.
 type Dial func(ctx context.Context, server string) (net.Conn, error)
 
@@ -51,8 +54,13 @@ func (c *Client) Info(ctx context.Context, server string) (info ServerInfo, err 
 }
 
 // Pins returns all pins that a server knows.
-func (c *Client) Pins(ctx context.Context, server string) (pins []eboot.Pin, err error) {
-	return pins, c.ask(ctx, server, "GET", "/v1/pins", nil, &pins)
+func (c *Client) Pins(ctx context.Context, server string) ([]eboot.Pin, error) {
+	response, err := c.send(ctx, server, "GET", "/v1/pins", nil, false)
+	if err != nil {
+		return nil, err
+	}
+	defer response.Body.Close()
+	return readPins(io.LimitReader(response.Body, maxPinsJSON))
 }
 
 // SendPins returns when the server has merged pins.
@@ -139,7 +147,7 @@ func decode(response *http.Response, server string, broken error, answer any) er
 		_, _ = io.Copy(io.Discard, io.LimitReader(response.Body, 4<<10)) // so that the connection is used again
 		return nil
 	}
-	if err := json.NewDecoder(io.LimitReader(response.Body, maxJSON)).Decode(answer); err != nil {
+	if err := json.NewDecoder(io.LimitReader(response.Body, maxAnswer)).Decode(answer); err != nil {
 		return fmt.Errorf("server %s: answer: %v: %w", server, err, broken)
 	}
 	return nil

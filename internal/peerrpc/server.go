@@ -16,10 +16,17 @@ import (
 	"eboot/api"
 )
 
+// Bounds of what a request may carry: anybody who reaches the peer port may send one.
 const (
 	maxEntry    = 1 << 20 // above what Raft takes
-	maxJSON     = 64 << 20
+	maxTask     = 16 << 10
+	maxCopy     = 1 << 20
+	maxPins     = 65_536 // in one message
+	maxPinsJSON = 16 << 20
 	maxSnapshot = 1 << 30
+
+	maxRequests = 64 // under way
+	maxCopies   = 16 // of them those that wait for a bundle to be copied
 )
 
 // ServerOptions are what a Server needs.
@@ -35,11 +42,16 @@ type Server struct {
 	leader   Leader
 	logger   hclog.Logger
 	mux      *http.ServeMux
+	requests chan struct{} // one in it for each request under way
+	copies   chan struct{}
 }
 
 // NewServer returns a Server that does nothing until Serve.
 func NewServer(o ServerOptions) *Server {
-	s := &Server{answerer: o.Answerer, leader: o.Leader, logger: o.Logger, mux: http.NewServeMux()}
+	s := &Server{
+		answerer: o.Answerer, leader: o.Leader, logger: o.Logger, mux: http.NewServeMux(),
+		requests: make(chan struct{}, maxRequests), copies: make(chan struct{}, maxCopies),
+	}
 	for pattern, h := range map[string]func(*http.Request) (any, error){
 		"GET /v1/server":      func(*http.Request) (any, error) { return s.answerer.Info(), nil },
 		"GET /v1/pins":        func(*http.Request) (any, error) { return s.answerer.Pins(), nil },
@@ -65,8 +77,27 @@ const stopPatience = 2 * time.Second
 // Serve answers on ln until ctx ends, then gives requests under way two seconds. It
 // closes ln.
 func (s *Server) Serve(ctx context.Context, ln net.Listener) error {
-	return api.Serve(ctx, ln, s.mux, stopPatience, s.logger)
+	bounded := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if err := enter(s.requests); err != nil {
+			s.reply(w, r, nil, err)
+			return
+		}
+		defer leave(s.requests)
+		s.mux.ServeHTTP(w, r)
+	})
+	return api.Serve(ctx, ln, bounded, stopPatience, s.logger)
 }
+
+func enter(room chan struct{}) error {
+	select {
+	case room <- struct{}{}:
+		return nil
+	default:
+		return fmt.Errorf("%d requests of other servers are under way, which is the limit: %w", cap(room), eboot.ErrUnavailable)
+	}
+}
+
+func leave(room chan struct{}) { <-room }
 
 func (s *Server) reply(w http.ResponseWriter, r *http.Request, answer any, err error) {
 	if err != nil {
@@ -96,15 +127,40 @@ func (s *Server) apply(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
-func readJSON[T any](r *http.Request) (v T, err error) {
-	if err := json.NewDecoder(http.MaxBytesReader(nil, r.Body, maxJSON)).Decode(&v); err != nil {
+func readJSON[T any](r *http.Request, limit int64) (v T, err error) {
+	if err := json.NewDecoder(http.MaxBytesReader(nil, r.Body, limit)).Decode(&v); err != nil {
 		return v, fmt.Errorf("body: %v: %w", err, eboot.ErrInvalid)
 	}
 	return v, nil
 }
 
+// readPins reads a JSON list of at most maxPins pins: one pin takes more room in memory than
+// its shortest text, so the bytes alone are no bound.
+func readPins(r io.Reader) ([]eboot.Pin, error) {
+	wrong := func(err error) ([]eboot.Pin, error) { return nil, fmt.Errorf("pins: %v: %w", err, eboot.ErrInvalid) }
+	d := json.NewDecoder(r)
+	if begin, err := d.Token(); err != nil || begin != json.Delim('[') {
+		return wrong(fmt.Errorf("want a list: %v", err))
+	}
+	var pins []eboot.Pin
+	for d.More() {
+		if len(pins) == maxPins {
+			return nil, fmt.Errorf("pins: more than %d: %w", maxPins, eboot.ErrTooLarge)
+		}
+		var p eboot.Pin
+		if err := d.Decode(&p); err != nil {
+			return wrong(err)
+		}
+		pins = append(pins, p)
+	}
+	if _, err := d.Token(); err != nil {
+		return wrong(err)
+	}
+	return pins, nil
+}
+
 func (s *Server) takePins(r *http.Request) (any, error) {
-	pins, err := readJSON[[]eboot.Pin](r)
+	pins, err := readPins(http.MaxBytesReader(nil, r.Body, maxPinsJSON))
 	if err == nil {
 		s.answerer.TakePins(pins)
 	}
@@ -112,10 +168,14 @@ func (s *Server) takePins(r *http.Request) (any, error) {
 }
 
 func (s *Server) copyBundle(r *http.Request) (any, error) {
-	request, err := readJSON[CopyRequest](r)
+	request, err := readJSON[CopyRequest](r, maxCopy)
 	if err != nil {
 		return nil, err
 	}
+	if err := enter(s.copies); err != nil {
+		return nil, err
+	}
+	defer leave(s.copies)
 	return struct{}{}, s.answerer.CopyBundle(r.Context(), request)
 }
 
@@ -124,7 +184,7 @@ type transferRequest struct {
 }
 
 func (s *Server) transfer(r *http.Request) (any, error) {
-	request, err := readJSON[transferRequest](r)
+	request, err := readJSON[transferRequest](r, maxTask)
 	if err != nil {
 		return nil, err
 	}
@@ -138,7 +198,7 @@ type removeRequest struct {
 }
 
 func (s *Server) remove(r *http.Request) (any, error) {
-	request, err := readJSON[removeRequest](r)
+	request, err := readJSON[removeRequest](r, maxTask)
 	if err != nil {
 		return nil, err
 	}
