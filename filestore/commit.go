@@ -7,6 +7,7 @@ import (
 	"maps"
 	"os"
 	"slices"
+	"time"
 
 	"golang.org/x/sync/errgroup"
 	"golang.org/x/sys/unix"
@@ -20,36 +21,58 @@ import (
 // journal commit, though it also waits for what others wrote to the file system.
 const syncEach = 32
 
+// syncEachWithin is the age up to which a file is synced by itself. An older one the
+// kernel may have written on its own, failed, and forgotten with the inode: then
+// fsync succeeds, and only syncfs on a file that has been open since knows.
+const syncEachWithin = 5 * time.Second
+
 // Commit makes what was Put since the last Commit durable and visible: all files
 // are synced, then all renamed, then each directory is synced once. After nil,
-// Has is true for all of it and it survives a power cut. After an error none of
-// it is visible and it must be Put again: an fsync that failed cannot be repeated,
-// the kernel has dropped the pages.
+// Has is true for all of it and it survives a power cut. After an error nothing that
+// was Put before Commit returned is visible, and all of it must be Put again: an
+// fsync that failed cannot be repeated, the kernel has dropped the pages. With
+// nothing to commit it still returns the error of a disk that failed since.
 func (i *Ingest) Commit() error {
 	i.committing.Lock()
 	defer i.committing.Unlock()
+	i.mu.Lock()
+	if i.closed {
+		i.mu.Unlock()
+		return fmt.Errorf("commit: ingest: %w", os.ErrClosed)
+	}
+	i.inCommit = true
+	i.mu.Unlock()
 	i.settle()
 	i.mu.Lock()
 	batch, err := i.pending, i.failed
 	i.pending, i.failed = make(map[eboot.Digest]pending), nil
-	fs, closed := i.fs, i.closed
+	fs := i.fs
 	i.mu.Unlock()
-	if closed {
-		return fmt.Errorf("commit: ingest: %w", os.ErrClosed)
-	}
-	if len(batch) == 0 {
-		return nil
-	}
-	if err == nil {
+	if err == nil && len(batch) > 0 {
 		err = i.store.commit(fs, batch)
 	}
-	if err != nil {
-		for _, p := range batch {
-			err = errors.Join(err, removeIfThere(p.path))
+	if late := i.leaveCommit(err != nil); err != nil {
+		for _, lost := range []map[eboot.Digest]pending{batch, late} {
+			for _, p := range lost {
+				err = errors.Join(err, removeIfThere(p.path))
+			}
 		}
 		return fmt.Errorf("commit %d blobs: %w", len(batch), err)
 	}
 	return nil
+}
+
+// leaveCommit ends a Commit. When it failed, the error may be about what was Put, or
+// partly Put, meanwhile: the former is returned, for removal, add refuses the latter.
+func (i *Ingest) leaveCommit(failed bool) (late map[eboot.Digest]pending) {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	i.inCommit = false
+	if failed {
+		late, i.pending = i.pending, make(map[eboot.Digest]pending)
+		i.failures++
+	}
+	return late
 }
 
 func (s *Store) commit(fs *os.File, batch map[eboot.Digest]pending) error {
@@ -94,6 +117,11 @@ func (s *Store) commit(fs *os.File, batch map[eboot.Digest]pending) error {
 func syncFiles(fs *os.File, batch map[eboot.Digest]pending) error {
 	if len(batch) > syncEach {
 		return syncfs(fs)
+	}
+	for _, p := range batch {
+		if time.Since(p.began) > syncEachWithin {
+			return syncfs(fs)
+		}
 	}
 	for _, p := range batch {
 		f, err := os.OpenFile(p.path, os.O_WRONLY, 0)

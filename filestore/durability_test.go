@@ -15,6 +15,7 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	"eboot"
 )
@@ -27,12 +28,17 @@ func numbered(n int) (contents [][]byte) {
 	return contents
 }
 
-// commitNumbered is the child of runCommit: it commits n blobs and prints how that
-// ended, and how many of them are visible.
-func commitNumbered(dir, n string) {
+// commitNumbered is the child of runCommit: it commits n blobs, Put as long ago as age
+// says, and prints how that ended, and how many of them are visible.
+func commitNumbered(dir, n, age string) {
 	// strace counts the calls that are to fail by thread.
 	runtime.LockOSThread()
 	count, err := strconv.Atoi(n)
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	ago, err := time.ParseDuration(age)
 	if err != nil {
 		fmt.Println(err)
 		return
@@ -50,6 +56,10 @@ func commitNumbered(dir, n string) {
 			return
 		}
 	}
+	for d, p := range in.pending {
+		p.began = p.began.Add(-ago)
+		in.pending[d] = p
+	}
 	err = in.Commit()
 	visible := 0
 	for _, c := range contents {
@@ -60,9 +70,9 @@ func commitNumbered(dir, n string) {
 	fmt.Printf("visible: %d, input/output error: %t, any error: %t\n", visible, errors.Is(err, syscall.EIO), err != nil)
 }
 
-// runCommit commits n blobs to dir in a process under strace, and returns what it
-// printed and its system calls.
-func runCommit(t *testing.T, dir string, n int, options ...string) (printed, calls string) {
+// runCommit commits n blobs of that age to dir in a process under strace, and returns
+// what it printed and its system calls.
+func runCommit(t *testing.T, dir string, n int, age time.Duration, options ...string) (printed, calls string) {
 	t.Helper()
 	strace, err := exec.LookPath("strace")
 	if err != nil {
@@ -72,7 +82,7 @@ func runCommit(t *testing.T, dir string, n int, options ...string) (printed, cal
 	// A file for each thread: else a signal in one cuts the calls of others in two.
 	args := append([]string{"-f", "-ff", "-qq", "-y", "-o", trace}, options...)
 	cmd := exec.Command(strace, append(args, os.Args[0])...)
-	cmd.Env = append(os.Environ(), "EBOOT_TEST_COMMIT_DIR="+dir, fmt.Sprint("EBOOT_TEST_COMMIT_BLOBS=", n))
+	cmd.Env = append(os.Environ(), "EBOOT_TEST_COMMIT_DIR="+dir, fmt.Sprint("EBOOT_TEST_COMMIT_BLOBS=", n), fmt.Sprint("EBOOT_TEST_COMMIT_AGE=", age))
 	out, err := cmd.CombinedOutput()
 	if err != nil {
 		if bytes.Contains(out, []byte("ptrace")) || bytes.Contains(out, []byte("Operation not permitted")) {
@@ -108,7 +118,7 @@ func TestCommitIsDurable(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			printed, calls := runCommit(t, dir, n, "-e", "trace=fsync,fdatasync,syncfs,rename,renameat,renameat2")
+			printed, calls := runCommit(t, dir, n, 0, "-e", "trace=fsync,fdatasync,syncfs,rename,renameat,renameat2")
 			if want := fmt.Sprintf("visible: %d, input/output error: false, any error: false\n", n); printed != want {
 				t.Fatalf("printed %q, want %q", printed, want)
 			}
@@ -163,14 +173,16 @@ func TestCommitIsDurable(t *testing.T) {
 func TestCommitIsUndone(t *testing.T) {
 	for name, tt := range map[string]struct {
 		blobs   int
+		age     time.Duration
 		call    string
 		on      func(dir string, d eboot.Digest) string // what the call that fails is about
 		failing int
 	}{
-		"Contents":        {3, "fsync", func(dir string, d eboot.Digest) string { return fmt.Sprintf("%s/blobs/%02x/unfinished-2", dir, d[0]) }, 1},
-		"ContentsAtOnce":  {50, "syncfs", func(dir string, _ eboot.Digest) string { return dir + "/blobs" }, 1},
-		"Directory":       {3, "fsync", func(dir string, d eboot.Digest) string { return fmt.Sprintf("%s/blobs/%02x", dir, d[0]) }, 1},
-		"DirectoryAtOnce": {50, "syncfs", func(dir string, _ eboot.Digest) string { return dir + "/blobs" }, 2},
+		"Contents":        {3, 0, "fsync", func(dir string, d eboot.Digest) string { return fmt.Sprintf("%s/blobs/%02x/unfinished-2", dir, d[0]) }, 1},
+		"ContentsAtOnce":  {50, 0, "syncfs", func(dir string, _ eboot.Digest) string { return dir + "/blobs" }, 1},
+		"ContentsLongAgo": {3, time.Minute, "syncfs", func(dir string, _ eboot.Digest) string { return dir + "/blobs" }, 1},
+		"Directory":       {3, 0, "fsync", func(dir string, d eboot.Digest) string { return fmt.Sprintf("%s/blobs/%02x", dir, d[0]) }, 1},
+		"DirectoryAtOnce": {50, 0, "syncfs", func(dir string, _ eboot.Digest) string { return dir + "/blobs" }, 2},
 	} {
 		t.Run(name, func(t *testing.T) {
 			dir, err := filepath.EvalSymlinks(t.TempDir())
@@ -182,7 +194,7 @@ func TestCommitIsUndone(t *testing.T) {
 				t.Fatal(err)
 			}
 			contents := numbered(tt.blobs)
-			printed, calls := runCommit(t, dir, tt.blobs, "-P", tt.on(dir, eboot.DigestOf(contents[1])),
+			printed, calls := runCommit(t, dir, tt.blobs, tt.age, "-P", tt.on(dir, eboot.DigestOf(contents[1])),
 				"-e", "trace="+tt.call, "-e", fmt.Sprintf("inject=%s:error=EIO:when=%d", tt.call, tt.failing))
 			if !strings.Contains(calls, "INJECTED") {
 				t.Fatalf("no call failed: %s", calls)

@@ -11,6 +11,7 @@ import (
 	"iter"
 	"os"
 	"sync"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -25,20 +26,24 @@ type Ingest struct {
 
 	committing sync.Mutex // held by Commit; Close waits for it
 
-	mu      sync.Mutex
-	pending map[eboot.Digest]pending // written and verified, not committed
-	fs      *os.File                 // for syncfs: it reports errors since this was opened
-	closed  bool
+	mu       sync.Mutex
+	pending  map[eboot.Digest]pending // written and verified, not committed
+	fs       *os.File                 // for syncfs: it reports errors since this was opened, each once
+	inCommit bool                     // whoever else called syncfs now would take Commit's errors
+	failures int                      // Commits that failed
+	closed   bool
 
 	unchecked int64         // bytes that may be Put before free space is asked for
 	unwritten int64         // bytes Put since the disk was last set to work
 	writing   chan struct{} // closed when the disk has done that; nil: it has
-	failed    error         // of that: nothing that is pending may be committed
+	failed    error         // of that, until a Commit returns it
 }
 
 type pending struct {
-	path string // of the unfinished file
-	size int64
+	path     string // of the unfinished file
+	size     int64
+	began    time.Time // when its Put did
+	failures int       // Ingest.failures then
 }
 
 // Ingest begins a publish. The caller must Close it.
@@ -79,8 +84,8 @@ func chunks(digests iter.Seq[eboot.Digest], n int) iter.Seq[[]eboot.Digest] {
 // size bytes of r are read and dropped instead, and not compared. Errors:
 // eboot.ErrInvalid when the content has another size or digest;
 // eboot.ErrUnavailable when the disk is full or would be beyond Options.MinFree;
-// that of ctx; that of r; os.ErrClosed after Close. Nothing is left behind by a
-// Put that failed.
+// that of ctx; that of r; os.ErrClosed after Close; another one when a Commit failed
+// meanwhile. Nothing is left behind by a Put that failed.
 func (i *Ingest) Put(ctx context.Context, d eboot.Digest, size int64, r io.Reader) error {
 	if err := ctx.Err(); err != nil {
 		return fmt.Errorf("put blob %s: %w", d, err)
@@ -93,15 +98,15 @@ func (i *Ingest) Put(ctx context.Context, d eboot.Digest, size int64, r io.Reade
 		}
 		return nil
 	}
-	if err := i.reserve(size); err != nil {
+	p, err := i.reserve(d, size)
+	if err != nil {
 		return fmt.Errorf("put blob %s: %w", d, err)
 	}
-	path := s.tmpPath(d)
-	if err := s.write(ctx, path, d, size, r); err != nil {
-		return fmt.Errorf("put blob %s: %w", d, errors.Join(err, removeIfThere(path)))
+	if err := s.write(ctx, p.path, d, size, r); err != nil {
+		return fmt.Errorf("put blob %s: %w", d, errors.Join(err, removeIfThere(p.path)))
 	}
-	if err := i.add(d, pending{path: path, size: size}); err != nil {
-		return err
+	if err := i.add(d, p); err != nil {
+		return fmt.Errorf("put blob %s: %w", d, err)
 	}
 	i.writeBack(size)
 	return nil
@@ -111,11 +116,12 @@ func (i *Ingest) Put(ctx context.Context, d eboot.Digest, size int64, r io.Reade
 const writeBackEach = 16 << 20
 
 // writeBack lets the disk begin with what was Put beside the Puts that follow, so
-// that Commit has less to wait for.
+// that Commit has less to wait for. During a Commit it does not: the kernel tells
+// each error once, to whichever call comes first.
 func (i *Ingest) writeBack(size int64) {
 	i.mu.Lock()
 	defer i.mu.Unlock()
-	if i.unwritten += size; i.unwritten < writeBackEach || i.writing != nil || i.closed {
+	if i.unwritten += size; i.unwritten < writeBackEach || i.writing != nil || i.inCommit || i.closed {
 		return
 	}
 	done := make(chan struct{})
@@ -126,7 +132,7 @@ func (i *Ingest) writeBack(size int64) {
 		err := syncfs(fs)
 		i.mu.Lock()
 		defer i.mu.Unlock()
-		// The kernel tells of an error once: Commit must hear of it.
+		// Commit does not hear of it from the kernel any more.
 		i.writing, i.failed = nil, errors.Join(i.failed, err)
 	}()
 }
@@ -216,52 +222,55 @@ func (s *Store) present(d eboot.Digest) bool {
 // checkEach is how much is Put before the free space is asked for again.
 const checkEach = 1 << 20
 
-// reserve opens the file that syncfs needs before anything is written, and
-// refuses what would leave too little space (rule R12).
-func (i *Ingest) reserve(size int64) error {
+// reserve begins a blob: it opens the file that syncfs needs before anything is
+// written, and refuses what would leave too little space (rule R12).
+func (i *Ingest) reserve(d eboot.Digest, size int64) (pending, error) {
 	s := i.store
 	i.mu.Lock()
 	defer i.mu.Unlock()
 	if i.closed {
-		return fmt.Errorf("ingest: %w", os.ErrClosed)
+		return pending{}, fmt.Errorf("ingest: %w", os.ErrClosed)
 	}
 	if i.fs == nil {
 		f, err := os.Open(s.blobDir())
 		if err != nil {
-			return err
+			return pending{}, err
 		}
 		i.fs = f
 	}
+	p := pending{path: s.tmpPath(d), size: size, began: time.Now(), failures: i.failures}
 	if i.unchecked -= size; s.opts.MinFree < 0 || i.unchecked >= 0 {
-		return nil
+		return p, nil
 	}
 	free, err := s.free()
 	if err != nil {
-		return err
+		return pending{}, err
 	}
 	if free-size < s.opts.MinFree {
-		return fmt.Errorf("%d MiB free on disk, %d MiB must stay free: %w: %w", free>>20, s.opts.MinFree>>20, eboot.ErrUnavailable, unix.ENOSPC)
+		return pending{}, fmt.Errorf("%d MiB free on disk, %d MiB must stay free: %w: %w", free>>20, s.opts.MinFree>>20, eboot.ErrUnavailable, unix.ENOSPC)
 	}
 	i.unchecked = checkEach
-	return nil
+	return p, nil
 }
 
 // add takes over the temporary file of a Put.
 func (i *Ingest) add(d eboot.Digest, p pending) error {
 	i.mu.Lock()
 	_, twice := i.pending[d] // put by another goroutine at the same time
-	if !twice && !i.closed {
+	var err error
+	switch {
+	case i.closed:
+		err = fmt.Errorf("ingest: %w", os.ErrClosed)
+	case twice:
+	case p.failures != i.failures:
+		err = errors.New("a commit failed meanwhile, perhaps because of this blob")
+	default:
 		i.pending[d] = p
 		i.mu.Unlock()
 		return nil
 	}
-	closed := i.closed
 	i.mu.Unlock()
-	err := os.Remove(p.path)
-	if closed {
-		err = errors.Join(fmt.Errorf("put blob %s: ingest: %w", d, os.ErrClosed), err)
-	}
-	return err
+	return errors.Join(err, os.Remove(p.path))
 }
 
 // write writes exactly size bytes of r, whose digest must be d, to a new file.

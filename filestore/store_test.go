@@ -29,7 +29,7 @@ func TestMain(m *testing.M) {
 		return
 	}
 	if dir := os.Getenv("EBOOT_TEST_COMMIT_DIR"); dir != "" {
-		commitNumbered(dir, os.Getenv("EBOOT_TEST_COMMIT_BLOBS"))
+		commitNumbered(dir, os.Getenv("EBOOT_TEST_COMMIT_BLOBS"), os.Getenv("EBOOT_TEST_COMMIT_AGE"))
 		return
 	}
 	goleak.VerifyTestMain(m)

@@ -228,3 +228,10 @@ func within(t *testing.T, limit time.Duration) {
 		}
 	})
 }
+
+// count is how many requests have come.
+func (p *tap) count() int {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.requests
+}

@@ -8,7 +8,7 @@ import (
 	"github.com/coreos/go-systemd/v22/daemon"
 )
 
-// Watch gives systemd a sign of life every half of the watchdog's time, as long
+// Watch gives systemd a sign of life every quarter of the watchdog's time, as long
 // as check returns nil, until ctx ends; then it returns nil. Without a watchdog
 // it returns nil at once and never calls check. It should run until the process
 // has stopped.
@@ -16,17 +16,18 @@ import (
 // check asks whether the process still does its work, and returns an error when
 // it does not, or should be killed to be of use again; nothing that another
 // server or the network decides belongs there. Its context ends after half of the
-// watchdog's time. A check that hangs is a hung process: no sign of life is given until
-// it returns, and Watch does not return before it.
+// watchdog's time, so that after one check cut off there is time for another: only
+// what hangs for three quarters of the watchdog's time or more is killed. A check that
+// does not return is a hung process: no sign of life is given until it does, and Watch
+// does not return before it.
 func (n *Notifier) Watch(ctx context.Context, check func(context.Context) error) error {
 	if n.watchdog == 0 {
 		return nil
 	}
-	pause := n.watchdog / 2
-	ticker := time.NewTicker(pause)
+	ticker := time.NewTicker(n.watchdog / 4)
 	defer ticker.Stop()
 	for {
-		err := n.ask(ctx, pause, check)
+		err := n.ask(ctx, n.watchdog/2, check)
 		if ctx.Err() != nil {
 			return nil
 		}
