@@ -15,8 +15,9 @@
 //
 // What keeps strangers out: every packet carries the cluster's name as its label, and
 // with a key everything is encrypted and authenticated. Without a key anybody who
-// reaches the port can say anything about any server. With one, whoever has it is
-// trusted fully.
+// reaches the port can say anything about any server, but not have memory set aside
+// for it: what comes is checked before memberlist reads it, at most 256 KiB of each of
+// 32 connections. With one, whoever has it is trusted fully.
 //
 // An address that changes: other servers refuse a known id at a new address while
 // they believe it alive at the old one, and for two seconds after that. After a Leave
@@ -24,10 +25,11 @@
 // have the same id: Problem says so.
 //
 // Goroutines: those of memberlist, which Close ends but does not wait for, as
-// memberlist does not; one that hands accepted connections to memberlist, ended by
-// Close; and those of Run, which waits for them: one that looks every interval, one
-// for each address being joined, four at a time, and one that checks ids at two
-// addresses. Leave has one for each server it tells, and waits for them.
+// memberlist does not; two that hand accepted connections and packets to memberlist,
+// which Close ends and waits for; and those of Run, which waits for them: one that
+// looks every interval, one for each address being joined, four at a time, and one
+// that checks ids at two addresses. Leave has one for each server it tells, and waits
+// for them.
 //
 // Numbers of the form R9 in comments name reliability rules of the project, which the
 // sentence beside each explains.

@@ -78,7 +78,7 @@ func open(o Options, between func(*transport) memberlist.NodeAwareTransport) (_ 
 	if err != nil {
 		return nil, fmt.Errorf("open gossip on %s: %w", o.Bind, err)
 	}
-	g.transport = newTransport(inner)
+	g.transport = newTransport(inner, len(o.Key) > 0, c.Logger)
 	c.BindPort = inner.GetAutoBindPort()
 	if c.AdvertisePort == 0 {
 		c.AdvertisePort = c.BindPort

@@ -2,6 +2,8 @@ package gossip
 
 import (
 	"context"
+	"io"
+	"log"
 	"net"
 	"net/netip"
 	"sync"
@@ -11,20 +13,32 @@ import (
 )
 
 // Bounds of connections that others open: memberlist has none, and gives each up to
-// its stream timeout.
+// its stream timeout. A server has few at a time and they are short; one that is
+// refused tries again.
 const (
-	maxStreams           = 256
-	maxStreamsPerAddress = 32
+	maxStreams           = 32
+	maxStreamsPerAddress = 4
 )
 
-// transport is memberlist's own with bounded streams, all of which end with Shutdown.
+// transport is memberlist's own with bounded streams, all of which end with Shutdown,
+// and without the messages that no server sends.
 type transport struct {
 	*memberlist.NetTransport
-	life    context.Context // of dialling
-	cancel  context.CancelFunc
-	streams chan net.Conn
-	pump    sync.WaitGroup
+	encrypted bool // what is not is refused by memberlist
+	logger    *log.Logger
+	life      context.Context // ends with the beginning of Shutdown
+	cancel    context.CancelFunc
+	pumps     context.Context // of admit and sift
+	end       context.CancelFunc
+	streams   chan net.Conn
+	packets   chan *memberlist.Packet
+	pump      sync.WaitGroup
 
+	streamTable
+}
+
+// streamTable is what is open, for whom.
+type streamTable struct {
 	mu        sync.Mutex
 	open      map[*stream]struct{}
 	byAddress map[netip.Addr]int
@@ -34,12 +48,16 @@ type transport struct {
 
 var _ memberlist.NodeAwareTransport = (*transport)(nil)
 
-func newTransport(inner *memberlist.NetTransport) *transport {
+func newTransport(inner *memberlist.NetTransport, encrypted bool, logger *log.Logger) *transport {
 	t := &transport{
-		NetTransport: inner, streams: make(chan net.Conn), open: map[*stream]struct{}{}, byAddress: map[netip.Addr]int{}, joins: map[string]*joining{},
+		NetTransport: inner, encrypted: encrypted, logger: logger,
+		streams: make(chan net.Conn), packets: make(chan *memberlist.Packet),
+		streamTable: streamTable{open: map[*stream]struct{}{}, byAddress: map[netip.Addr]int{}, joins: map[string]*joining{}},
 	}
 	t.life, t.cancel = context.WithCancel(context.Background())
+	t.pumps, t.end = context.WithCancel(context.Background())
 	t.pump.Go(t.admit)
+	t.pump.Go(t.sift)
 	return t
 }
 
@@ -57,9 +75,29 @@ func (t *transport) admit() {
 			case t.streams <- s:
 			case <-t.life.Done():
 				_ = s.Close()
-				return
 			}
-		case <-t.life.Done():
+		case <-t.pumps.Done():
+			return
+		}
+	}
+}
+
+// sift hands packets to memberlist, but for those that no server sends.
+func (t *transport) sift() {
+	for {
+		select {
+		case packet := <-t.NetTransport.PacketCh():
+			if !t.encrypted {
+				if err := checkPacket(packet.Buf); err != nil {
+					t.logger.Printf("[WARN] gossip: packet dropped: %v %s", err, memberlist.LogAddress(packet.From))
+					continue
+				}
+			}
+			select {
+			case t.packets <- packet:
+			case <-t.life.Done():
+			}
+		case <-t.pumps.Done():
 			return
 		}
 	}
@@ -84,6 +122,9 @@ func (t *transport) enter(conn net.Conn) *stream {
 
 // StreamCh returns the connections that were let in.
 func (t *transport) StreamCh() <-chan net.Conn { return t.streams }
+
+// PacketCh returns the packets that servers may have sent.
+func (t *transport) PacketCh() <-chan *memberlist.Packet { return t.packets }
 
 // DialTimeout opens a connection that ends with Shutdown.
 func (t *transport) DialTimeout(addr string, timeout time.Duration) (net.Conn, error) {
@@ -151,8 +192,9 @@ func (t *transport) reached(addr string) bool {
 
 // Shutdown closes the sockets and every connection.
 func (t *transport) Shutdown() error {
-	err := t.NetTransport.Shutdown() // its listeners may be handing over a last connection: the pump still runs
 	t.cancel()
+	err := t.NetTransport.Shutdown() // its listeners may be handing something over: the pumps still run
+	t.end()
 	t.pump.Wait()
 	t.mu.Lock()
 	open := make([]*stream, 0, len(t.open))
@@ -166,13 +208,35 @@ func (t *transport) Shutdown() error {
 	return err
 }
 
-// stream is a connection that is counted while it is open.
+// stream is a connection that is counted while it is open, and over which one checked
+// message comes.
 type stream struct {
 	net.Conn
 	transport *transport
 	accepted  bool
 	remote    netip.Addr
 	detach    func() bool // from the join's context; nil: none
+
+	received bool // once: what is left of it, or why there is none
+	message  []byte
+	err      error
+}
+
+// Read returns what came when it has come whole and is what a server may send.
+func (s *stream) Read(b []byte) (int, error) {
+	if !s.received {
+		s.received = true
+		s.message, s.err = readMessage(s.Conn, s.accepted, s.transport.encrypted) // answers have no label
+	}
+	if s.err != nil {
+		return 0, s.err
+	}
+	if len(s.message) == 0 {
+		return 0, io.EOF
+	}
+	n := copy(b, s.message)
+	s.message = s.message[n:]
+	return n, nil
 }
 
 func (s *stream) Close() error {

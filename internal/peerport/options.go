@@ -8,9 +8,10 @@ import (
 
 // Defaults of Options.
 const (
-	DefaultConnections = 1024
-	DefaultPerAddress  = 32
-	DefaultPreface     = 5 * time.Second
+	DefaultConnections    = 1024
+	DefaultPerAddress     = 32
+	DefaultOpenPerAddress = 256
+	DefaultPreface        = 5 * time.Second
 )
 
 // Options of New.
@@ -28,6 +29,9 @@ type Options struct {
 	// PerAddress is how many one IP address may have open that have not been handed
 	// over; 0: DefaultPerAddress.
 	PerAddress int
+	// OpenPerAddress is how many one IP address may have open, handed over or not, so
+	// that one that idles leaves room for the others; 0: DefaultOpenPerAddress.
+	OpenPerAddress int
 	// Preface is how long a connection may take until it is handed over: to say what
 	// it wants, and then to be accepted by the listener. 0: DefaultPreface.
 	Preface time.Duration
@@ -41,6 +45,9 @@ func (o Options) withDefaults() Options {
 	}
 	if o.PerAddress <= 0 {
 		o.PerAddress = DefaultPerAddress
+	}
+	if o.OpenPerAddress <= 0 {
+		o.OpenPerAddress = DefaultOpenPerAddress
 	}
 	if o.Preface <= 0 {
 		o.Preface = DefaultPreface

@@ -349,18 +349,54 @@ func TestLimits(t *testing.T) {
 		p, address, _ := serve(t, Options{PerAddress: 1})
 		echo(t, p, RPC)
 		for range 5 {
-			poll(t, "the one before to be handed over", func() bool { p.mu.Lock(); defer p.mu.Unlock(); return p.waitingN == 0 })
+			poll(t, "the one before to be handed over", func() bool { p.mu.Lock(); defer p.mu.Unlock(); return p.waiting == 0 })
 			if _, err := dial(t, address, RPC, "prod", "a", ""); err != nil {
 				t.Fatal(err)
 			}
 		}
+	})
+	// Who is handed over and then idles leaves room for other addresses.
+	t.Run("HandedOverCountPerAddress", func(t *testing.T) {
+		p, address, _ := serve(t, Options{Connections: 8, OpenPerAddress: 3})
+		echo(t, p, RPC)
+		var idle []net.Conn
+		for range 3 {
+			poll(t, "the one before to be handed over", func() bool { p.mu.Lock(); defer p.mu.Unlock(); return p.waiting == 0 })
+			conn, err := dial(t, address, RPC, "prod", "a", "")
+			if err != nil {
+				t.Fatal(err)
+			}
+			idle = append(idle, conn)
+		}
+		_, err := dial(t, address, RPC, "prod", "a", "")
+		if !errors.Is(err, eboot.ErrUnavailable) || !strings.Contains(err.Error(), "3 connections from this address are open") {
+			t.Errorf("fourth: %v", err)
+		}
+		other := net.Dialer{LocalAddr: &net.TCPAddr{IP: net.IPv4(127, 0, 0, 77)}}
+		conn, err := other.Dial("tcp", address)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := ask(conn, preface{protocol: RPC, cluster: "prod"}); err != nil {
+			t.Errorf("another address: %v", err)
+		}
+		_ = conn.Close()
+		_ = idle[0].Close()
+		poll(t, "room again", func() bool { return p.Stats().Open == 2 })
+		if idle[0], err = dial(t, address, RPC, "prod", "a", ""); err != nil {
+			t.Errorf("after one has gone: %v", err)
+		}
+		for _, conn := range idle {
+			_ = conn.Close()
+		}
+		poll(t, "no address to be remembered", func() bool { p.mu.Lock(); defer p.mu.Unlock(); return len(p.addresses) == 0 })
 	})
 	t.Run("InAll", func(t *testing.T) {
 		p, address, _ := serve(t, Options{Connections: 4})
 		echo(t, p, RPC)
 		var first net.Conn
 		for i := range 4 {
-			poll(t, "the one before to be handed over", func() bool { p.mu.Lock(); defer p.mu.Unlock(); return p.waitingN == 0 })
+			poll(t, "the one before to be handed over", func() bool { p.mu.Lock(); defer p.mu.Unlock(); return p.waiting == 0 })
 			conn, err := dial(t, address, RPC, "prod", "a", "")
 			if err != nil {
 				t.Fatal(err)
@@ -396,7 +432,7 @@ func TestLimits(t *testing.T) {
 }
 
 func TestManyConnections(t *testing.T) {
-	p, address, _ := serve(t, Options{PerAddress: 1000})
+	p, address, _ := serve(t, Options{PerAddress: 1000, OpenPerAddress: 1000})
 	for _, protocol := range []string{Raft, Blob, RPC} {
 		echo(t, p, protocol)
 	}

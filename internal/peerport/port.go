@@ -29,10 +29,13 @@ type Port struct {
 	closed    map[string]bool // protocols
 	listeners map[string]*listener
 	open      map[*Conn]struct{}
-	waiting   map[netip.Addr]int // connections not handed over yet
-	waitingN  int
+	addresses map[netip.Addr]load // that have any
+	waiting   int                 // connections not handed over yet
 	stats     Stats
 }
+
+// load is what one address has open, and how much of that was not handed over yet.
+type load struct{ open, waiting int }
 
 // Stats counts connections since New.
 type Stats struct {
@@ -45,7 +48,7 @@ type Stats struct {
 func New(o Options) *Port {
 	p := &Port{
 		options: o.withDefaults(), ended: make(chan struct{}), closed: map[string]bool{}, listeners: map[string]*listener{},
-		open: map[*Conn]struct{}{}, waiting: map[netip.Addr]int{},
+		open: map[*Conn]struct{}{}, addresses: map[netip.Addr]load{},
 	}
 	p.refusals = newRefusals(p.options.Logger)
 	for _, protocol := range o.Closed {
@@ -145,17 +148,18 @@ func (p *Port) enter(ctx context.Context, raw net.Conn) {
 	conn := &Conn{Conn: raw, port: p, remote: remoteIP(raw)}
 	p.mu.Lock()
 	var r *refusal
-	switch o := p.options; {
+	switch o, of := p.options, p.addresses[conn.remote]; {
 	case len(p.open) >= o.Connections:
 		r = refuse(eboot.ErrUnavailable, "this server has %d connections of servers open, as many as it takes", len(p.open))
-	case p.waitingN >= max(1, o.Connections/2):
-		r = refuse(eboot.ErrUnavailable, "%d connections have not said what they want, as many as this server waits for", p.waitingN)
-	case p.waiting[conn.remote] >= o.PerAddress:
-		r = refuse(eboot.ErrUnavailable, "%d connections from this address have not said what they want, as many as this server waits for", p.waiting[conn.remote])
+	case of.open >= o.OpenPerAddress:
+		r = refuse(eboot.ErrUnavailable, "%d connections from this address are open, as many as this server takes", of.open)
+	case p.waiting >= max(1, o.Connections/2):
+		r = refuse(eboot.ErrUnavailable, "%d connections have not said what they want, as many as this server waits for", p.waiting)
+	case of.waiting >= o.PerAddress:
+		r = refuse(eboot.ErrUnavailable, "%d connections from this address have not said what they want, as many as this server waits for", of.waiting)
 	default:
 		p.open[conn] = struct{}{}
-		p.waiting[conn.remote]++
-		p.waitingN++
+		p.addLoad(conn, 1, 1)
 	}
 	p.mu.Unlock()
 	if r != nil {
@@ -252,10 +256,20 @@ func (p *Port) count(f func(*Stats)) {
 func (p *Port) leaveWaiting(conn *Conn) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.waitingN--
-	if p.waiting[conn.remote]--; p.waiting[conn.remote] == 0 {
-		delete(p.waiting, conn.remote)
+	p.addLoad(conn, 0, -1)
+}
+
+// addLoad counts; p.mu is held.
+func (p *Port) addLoad(conn *Conn, open, waiting int) {
+	p.waiting += waiting
+	of := p.addresses[conn.remote]
+	of.open += open
+	of.waiting += waiting
+	if of == (load{}) {
+		delete(p.addresses, conn.remote)
+		return
 	}
+	p.addresses[conn.remote] = of
 }
 
 func (p *Port) closeAll() {
@@ -273,7 +287,11 @@ func (p *Port) closeAll() {
 func (p *Port) forget(conn *Conn) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	if _, ok := p.open[conn]; !ok {
+		return // refused at once, or closed already
+	}
 	delete(p.open, conn)
+	p.addLoad(conn, -1, 0)
 }
 
 func remoteIP(conn net.Conn) netip.Addr {
