@@ -28,7 +28,7 @@ type Peer struct {
 // answer of Knowledge of Cluster lacks Cluster and Complete, which this package does not know.
 type Knowledge struct {
 	ID        string
-	Cluster   string   // UUID from its state; "": none
+	Cluster   string   // UUID, also of one whose log the server has lost; "": none
 	Servers   []Member // of its Raft configuration; empty: it belongs to no cluster (R4: "has no raft peers")
 	Leader    string   // id, by what it knows
 	LastIndex uint64

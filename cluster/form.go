@@ -93,7 +93,7 @@ func (c *Cluster) form(ctx context.Context) error {
 	a := c.ask(ctx, peers)
 	c.forming.Lock()
 	defer c.forming.Unlock()
-	p := position{self: c.self(), mayFound: c.options.MayFound, own: c.offer()}
+	p := position{self: c.self(), cluster: c.clusterID(), mayFound: c.options.MayFound, own: c.offer()}
 	s := decide(p, peers, a)
 	switch {
 	case s.promise:
@@ -109,6 +109,14 @@ func (c *Cluster) form(ctx context.Context) error {
 		c.offered.Store(&s.offer)
 	}
 	return s.trouble
+}
+
+// clusterID is the cluster that this server belongs or belonged to; "": none yet.
+func (c *Cluster) clusterID() string {
+	if c.options.Cluster == nil {
+		return ""
+	}
+	return c.options.Cluster()
 }
 
 func (c *Cluster) self() Peer {
@@ -144,8 +152,8 @@ func (c *Cluster) bootstrap(ctx context.Context) error {
 }
 
 // Found makes this server a cluster of one, to which others can be added.
-// eboot.ErrConflict: it belongs to a cluster or did, or a server that can be
-// reached knows one or founds one.
+// eboot.ErrConflict: it belongs to a cluster or did, or a server that is seen knows one,
+// founds one, or does not answer.
 func (c *Cluster) Found(ctx context.Context) error {
 	c.forming.Lock()
 	defer c.forming.Unlock()
@@ -186,21 +194,20 @@ func (c *Cluster) mayFoundAlone(ctx context.Context) error {
 	peers := c.book.list()
 	a := c.ask(ctx, peers)
 	for _, peer := range peers {
-		k, ok := a.known[peer.ID]
+		k := a.known[peer.ID]
 		theirs := decodeFounding(k.Founding)
 		switch {
-		case !ok:
-			c.options.Logger.Warn("a server that is seen was not asked whether it knows a cluster", "server", peer.ID, "address", peer.Address, "error", a.silent[peer.ID])
 		case len(k.Servers) > 0:
 			return fmt.Errorf("server %s knows a cluster of %s, which this one will join: %w", peer.ID, names(k.Servers), eboot.ErrConflict)
-		case k.Cluster != "":
-			return fmt.Errorf("server %s knows cluster %s: %w", peer.ID, k.Cluster, eboot.ErrConflict)
 		case theirs.Promised || theirs.Alone:
 			return fmt.Errorf("server %s founds a cluster of %s: %w", peer.ID, names(theirs.members()), eboot.ErrConflict)
 		}
 	}
 	if err := ctx.Err(); err != nil {
 		return fmt.Errorf("%w: %w", eboot.ErrTimeout, err)
+	}
+	if reason := another(peers, a); reason != "" {
+		return fmt.Errorf("%s: %w", reason, eboot.ErrConflict)
 	}
 	return nil
 }

@@ -298,6 +298,73 @@ func TestFoundBesideOthers(t *testing.T) {
 	})
 }
 
+// The log of a server is gone, and it serves the last copy of what its cluster agreed on: no
+// cluster is founded beside it, and one that was founded out of its sight leaves it alone.
+func TestLogGoneBesideAnotherCluster(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	a, b := w.node("a", 0), w.node("b", 0)
+	a.start()
+	if err := a.server().Found(within10s(t)); err != nil {
+		t.Fatal(err)
+	}
+	w.write("one", a)
+	a.is("old")
+	a.stop()
+	a.wipe()
+	a.start()
+	b.start()
+	b.wantStanding(eboot.ErrNoLeader, "a at "+a.address+" knows cluster old")
+	if err := b.server().Found(within10s(t)); !errors.Is(err, eboot.ErrConflict) || !strings.Contains(err.Error(), "knows cluster old") {
+		t.Fatalf("found beside it: %v", err)
+	}
+
+	w.isolate("a")
+	if err := b.server().Found(within10s(t)); err != nil {
+		t.Fatal(err)
+	}
+	w.wantMembers([]*node{b}, "b")
+	w.rejoin("a") // b has no UUID yet
+	b.wantWaiting("a", "which one this is is not known yet")
+	b.is("new")
+	b.wantWaiting("a", "another cluster of this name, old, and this is new")
+	a.wantStanding(eboot.ErrConflict, "b knows another cluster of this name, new")
+	w.write("two", b)
+	w.wantMembers([]*node{b}, "b")
+	if got := a.server().Status(); got.Term != 0 || got.LastIndex != 0 || len(got.Servers) != 0 {
+		t.Errorf("the other cluster got in: %+v", got)
+	}
+}
+
+// A cluster that lives does not answer: that is no reason to found another.
+func TestFoundNeedsEveryAnswer(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	a, d := w.node("a", 1), w.node("d", 0)
+	a.start()
+	w.wantMembers([]*node{a}, "a")
+	w.silence("a")
+	w.mu.Lock()
+	w.deaf = "d"
+	w.mu.Unlock()
+	d.start()
+	d.wantStanding(eboot.ErrNoLeader, "no answer from a at "+a.address)
+	if err := d.server().Standing(); strings.Contains(err.Error(), "cluster init") {
+		t.Errorf("the advice is to found a second cluster: %v", err)
+	}
+	if err := d.server().Found(within10s(t)); !errors.Is(err, eboot.ErrConflict) || !strings.Contains(err.Error(), "a at "+a.address) {
+		t.Errorf("found beside a silent server: %v", err)
+	}
+	if got := d.server().Status(); len(got.Servers) != 0 {
+		t.Errorf("%+v", got)
+	}
+	w.silence("")
+	w.mu.Lock()
+	w.deaf = ""
+	w.mu.Unlock()
+	w.wantMembers([]*node{a, d}, "a", "d")
+}
+
 // A single server with a history, which told nobody its address, grows.
 func TestOneGrowsToThree(t *testing.T) {
 	t.Parallel()

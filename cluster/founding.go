@@ -100,8 +100,15 @@ func loadPromise(db database) (founding, error) {
 // position is what a server without a configuration is and has promised.
 type position struct {
 	self     Peer
+	cluster  string // UUID of the cluster that it belonged to; "": none
 	mayFound bool
 	own      founding
+}
+
+// stranger reports whether an answer is of another cluster than the one that this server
+// belonged to.
+func (p position) stranger(k Knowledge) bool {
+	return p.cluster != "" && k.Cluster != "" && k.Cluster != p.cluster
 }
 
 // step is what it does next.
@@ -118,7 +125,7 @@ type step struct {
 func decide(p position, peers []Peer, a answers) step {
 	for _, id := range slices.Sorted(maps.Keys(a.known)) {
 		k := a.known[id]
-		if m, ok := find(k.Servers, p.self.ID); ok && m.Voter {
+		if m, ok := find(k.Servers, p.self.ID); ok && m.Voter && !p.stranger(k) {
 			if p.own.Promised {
 				return step{bootstrap: true} // the others were faster
 			}
@@ -142,6 +149,9 @@ func join(p position, a answers) (step, bool) {
 		k := a.known[id]
 		switch {
 		case len(k.Servers) == 0:
+		case p.stranger(k):
+			apart = k
+			continue
 		case of.ID == "":
 			of = k
 		case !overlap(of.Servers, k.Servers, ""):
@@ -155,7 +165,12 @@ func join(p position, a answers) (step, bool) {
 			return step{admit: true, trouble: fmt.Errorf("this server was added to the cluster and waits for the leader %s to send its log: %w", k.ID, eboot.ErrNoLeader)}, true
 		}
 	}
-	if of.ID == "" {
+	switch {
+	case of.ID != "":
+	case apart.ID != "":
+		return step{trouble: fmt.Errorf("this server belonged to cluster %s and its raft log is gone, and %s knows another cluster of this name, %s (%s), which it does not join: what it serves may be the last copy; save that with `eboot snapshot save FILE`, then give up the other cluster or, to join it, %s: %w",
+			p.cluster, apart.ID, apart.Cluster, names(apart.Servers), wayOfReset, eboot.ErrConflict)}, true
+	default:
 		return step{}, false
 	}
 	return step{trouble: whyOutside(p, of, apart)}, true
@@ -223,24 +238,29 @@ func initializing(peers []Peer, a answers) (string, bool) {
 
 // offer looks for others to found a cluster with, when nobody knows one.
 func offer(p position, peers []Peer, a answers) step {
+	if silent := silentPeers(peers, a); !p.mayFound && silent != "" {
+		return step{trouble: fmt.Errorf("this server (%s) belonged to a cluster and its raft log was lost or wiped; no answer from %s, which may know that cluster: %w", p.self.ID, silent, eboot.ErrNoLeader)}
+	}
 	if !p.mayFound {
-		return step{trouble: fmt.Errorf("this server (%s) belonged to a cluster and its raft log was lost or wiped; none of the servers seen (%s) knows that cluster; when its other servers are well, %s: %w",
+		return step{trouble: fmt.Errorf("this server (%s) belonged to a cluster and its raft log was lost or wiped; none of the servers seen (%s) knows that cluster; when its other servers are well, %s; if there are none, save what it serves with `eboot snapshot save FILE` first: %w",
 			p.self.ID, peerNames(peers), wayOfReset, eboot.ErrNoLeader)}
+	}
+	reason := another(peers, a)
+	if p.self.Expect <= 0 && reason != "" {
+		return step{trouble: fmt.Errorf("this server waits to be added to a cluster (cluster.expect is 0); %s: %w", reason, eboot.ErrNoLeader)}
 	}
 	if p.self.Expect <= 0 {
 		return step{trouble: fmt.Errorf("this server waits to be added to a cluster (cluster.expect is 0) and none of the servers seen (%s) knows one; found it with `eboot cluster init` on one of them: %w", peerNames(peers), eboot.ErrNoLeader)}
 	}
 	candidates := []founder{{p.self.ID, p.self.Address}}
 	promises := map[string]founding{}
-	var silent, different []string
+	var different []string
 	for _, peer := range peers {
 		k, ok := a.known[peer.ID]
 		theirs := decodeFounding(k.Founding)
 		switch {
 		case peer.Expect > 0 && peer.Expect != p.self.Expect:
 			different = append(different, fmt.Sprintf("%s says %d", peer.ID, peer.Expect))
-		case !ok:
-			silent = append(silent, fmt.Sprintf("%s (%v)", peer.ID, a.silent[peer.ID]))
 		case theirs.Promised:
 			promises[theirs.encode()] = theirs
 		}
@@ -254,15 +274,9 @@ func offer(p position, peers []Peer, a answers) step {
 		willing.trouble = fmt.Errorf("servers do not agree on how many found the cluster: cluster.expect is %d here and %s; make it the same everywhere: %w", p.self.Expect, strings.Join(different, ", "), eboot.ErrConflict)
 		return willing
 	}
-	if len(silent) > 0 {
-		willing.trouble = fmt.Errorf("no cluster is founded before every server seen says that it knows none; no answer from %s: %w", strings.Join(silent, ", "), eboot.ErrNoLeader)
+	if reason != "" {
+		willing.trouble = fmt.Errorf("%s: %w", reason, eboot.ErrNoLeader)
 		return willing
-	}
-	for _, peer := range peers {
-		if k := a.known[peer.ID]; k.Cluster != "" {
-			willing.trouble = fmt.Errorf("no cluster is founded beside another: %s knows cluster %s and has lost its raft log: %w", k.ID, k.Cluster, eboot.ErrNoLeader)
-			return willing
-		}
 	}
 	if one, ok := initializing(peers, a); ok {
 		willing.trouble = fmt.Errorf("`eboot cluster init` runs on %s: %w", one, eboot.ErrNoLeader)
@@ -291,6 +305,31 @@ func offer(p position, peers []Peer, a answers) step {
 		chosen = first.Servers
 	}
 	return agree(p, chosen, a)
+}
+
+// another says why a cluster founded now might be one beside another; "" when every peer
+// has answered and knows none (R4).
+func another(peers []Peer, a answers) string {
+	if silent := silentPeers(peers, a); silent != "" {
+		return "no cluster is founded before every server seen says that it knows none; no answer from " + silent
+	}
+	for _, peer := range peers {
+		if k := a.known[peer.ID]; k.Cluster != "" {
+			return fmt.Sprintf("no cluster is founded beside another: %s at %s knows cluster %s and has lost its raft log", peer.ID, peer.Address, k.Cluster)
+		}
+	}
+	return ""
+}
+
+// silentPeers lists those that did not answer, and why.
+func silentPeers(peers []Peer, a answers) string {
+	var silent []string
+	for _, peer := range peers {
+		if _, ok := a.known[peer.ID]; !ok {
+			silent = append(silent, fmt.Sprintf("%s at %s (%v)", peer.ID, peer.Address, a.silent[peer.ID]))
+		}
+	}
+	return strings.Join(silent, ", ")
 }
 
 func sameIDs(a, b []founder) bool {

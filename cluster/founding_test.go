@@ -45,6 +45,10 @@ func members(leader, id string, ids ...string) Knowledge {
 
 func TestDecide(t *testing.T) {
 	abc := listOf("a", "b", "c")
+	of := func(cluster string, k Knowledge) Knowledge {
+		k.Cluster = cluster
+		return k
+	}
 	refused := members("a", "a", "a", "c")
 	refused.Waiting = []Candidate{{ID: "b", Reason: "for the reason given"}}
 	for _, test := range []struct {
@@ -52,6 +56,7 @@ func TestDecide(t *testing.T) {
 		own     founding
 		expect  int // 0: 3
 		old     bool
+		cluster string
 		known   []Knowledge
 		want    step
 		trouble string
@@ -67,8 +72,14 @@ func TestDecide(t *testing.T) {
 		{name: "the first of four by id", known: []Knowledge{offering("a", listOf("a")), offering("c", listOf("c")), offering("d", listOf("d"))}, want: step{offer: abc}},
 		{name: "the last of four by id", known: []Knowledge{offering("a", listOf("a")), offering("aa", listOf("aa")), offering("ab", listOf("ab"))}, want: step{offer: listOf("b")}, trouble: "then joins", is: eboot.ErrNoLeader},
 		{name: "a peer that has lost its log offers nothing", known: []Knowledge{offering("a", listOf("a")), {ID: "c"}}, want: step{offer: listOf("b")}, trouble: "2 seen", is: eboot.ErrNoLeader},
-		{name: "a peer remembers a cluster", known: []Knowledge{offering("a", listOf("a")), offering("d", listOf("d")), {ID: "c", Cluster: "uuid"}}, want: step{offer: listOf("b")}, trouble: "c knows cluster uuid", is: eboot.ErrNoLeader},
+		{name: "a peer remembers a cluster", known: []Knowledge{offering("a", listOf("a")), offering("d", listOf("d")), {ID: "c", Cluster: "uuid"}}, want: step{offer: listOf("b")}, trouble: "c at c:4381 knows cluster uuid", is: eboot.ErrNoLeader},
 		{name: "expect 0", expect: -1, known: []Knowledge{offering("a", listOf("a"))}, trouble: "cluster.expect is 0", is: eboot.ErrNoLeader},
+		{name: "expect 0, a peer remembers a cluster", expect: -1, known: []Knowledge{offering("a", listOf("a")), {ID: "c", Cluster: "uuid"}}, trouble: "(cluster.expect is 0); no cluster is founded beside another", is: eboot.ErrNoLeader},
+		{name: "log gone, another cluster", old: true, cluster: "own", known: []Knowledge{of("other", members("a", "a", "a"))}, trouble: "a knows another cluster of this name, other", is: eboot.ErrConflict},
+		{name: "log gone, another cluster took it in", old: true, cluster: "own", known: []Knowledge{of("other", members("a", "a", "a", "-b"))}, trouble: "does not join", is: eboot.ErrConflict},
+		{name: "log gone, another cluster has its vote", old: true, cluster: "own", known: []Knowledge{of("other", members("a", "a", "a", "b"))}, trouble: "does not join", is: eboot.ErrConflict},
+		{name: "log gone, its own cluster and another", old: true, cluster: "own", known: []Knowledge{of("other", members("a", "a", "a", "b")), of("own", members("c", "c", "-b", "c"))}, want: step{admit: true}},
+		{name: "log gone, its own cluster waits", old: true, cluster: "own", known: []Knowledge{of("own", members("c", "c", "c"))}, trouble: "waits to be added to the cluster of c", is: eboot.ErrNoLeader},
 		{name: "old", old: true, known: []Knowledge{offering("a", abc), offering("c", abc)}, trouble: "belonged to a cluster", is: eboot.ErrNoLeader},
 		{name: "init elsewhere", known: []Knowledge{offering("a", founding{Servers: listOf("a").Servers, Alone: true}), offering("c", listOf("c"))}, want: step{offer: listOf("b")}, trouble: "init` runs on a", is: eboot.ErrNoLeader},
 		{name: "promised, others too", own: abc.promised(), known: []Knowledge{offering("a", abc.promised()), offering("c", abc.promised())}, want: step{bootstrap: true}},
@@ -88,7 +99,7 @@ func TestDecide(t *testing.T) {
 		{name: "not yet added", known: []Knowledge{members("a", "a", "a"), offering("c", abc)}, trouble: "waits to be added to the cluster of a at a:4381 by its leader, a", is: eboot.ErrNoLeader},
 	} {
 		t.Run(test.name, func(t *testing.T) {
-			p := position{self: Peer{ID: "b", Address: "b:4381", Expect: 3 + test.expect*3}, mayFound: !test.old, own: test.own}
+			p := position{self: Peer{ID: "b", Address: "b:4381", Expect: 3 + test.expect*3}, cluster: test.cluster, mayFound: !test.old, own: test.own}
 			peers, a := around(test.known...)
 			got := decide(p, peers, a)
 			if err := got.trouble; test.is != nil && (err == nil || !errors.Is(err, test.is)) || !strings.Contains(fmt.Sprint(err), test.trouble) {
@@ -108,8 +119,15 @@ func TestDecideAsksEverybody(t *testing.T) {
 
 	silent := append(slices.Clone(peers), Peer{ID: "d", Address: "d:4381"}) // expects nothing, may know something
 	a.silent["d"] = errors.New("connection refused")
-	if s := decide(p, silent, a); s.promise || !strings.Contains(s.trouble.Error(), "d (connection refused)") {
+	if s := decide(p, silent, a); s.promise || !strings.Contains(s.trouble.Error(), "d at d:4381 (connection refused)") {
 		t.Errorf("%+v", s)
+	}
+	waits, lost := p, p
+	waits.self.Expect, lost.mayFound = 0, false
+	for _, q := range []position{waits, lost} {
+		if s := decide(q, silent, a); !strings.Contains(s.trouble.Error(), "no answer from d at d:4381 (connection refused)") || strings.Contains(s.trouble.Error(), "none of the servers seen") || strings.Contains(s.trouble.Error(), "cluster init") {
+			t.Errorf("silence is taken for an answer: %v", s.trouble)
+		}
 	}
 	two := slices.Clone(peers)
 	two[0].Expect = 5

@@ -47,11 +47,13 @@ type Options struct {
 	// Removed, unless nil, reports whether the replicated state says that the server
 	// with this id was removed; such a server is never added again.
 	Removed func(id string) bool
+	// Cluster, unless nil, returns the UUID of the cluster that this server belongs to, or
+	// belonged to when its log is gone; "": none yet. Servers of different ones never take
+	// each other in.
+	Cluster func() string
 	// Admit, unless nil, is told once that this server may take part: its raft protocol
 	// may let connections in. For one that is in a configuration that is at Open.
 	Admit func()
-	// StableFor is how long a non-voter must have been alive before it may vote. 0: 10 s.
-	StableFor time.Duration
 
 	StateMachine StateMachine
 	Logger       hclog.Logger // nil: silent
@@ -72,6 +74,7 @@ type Options struct {
 type pace struct {
 	poll      time.Duration // 0: 500 ms, between looks at what does not tell of its changes
 	heartbeat time.Duration // 0: 1 s, times Multiplier
+	stable    time.Duration // 0: 10 s, for which a non-voter must have been alive before it may vote
 }
 
 const (
@@ -88,7 +91,7 @@ func (o *Options) check() error {
 		return fmt.Errorf("cluster: multiplier %d: want 1 to 10: %w", o.Multiplier, eboot.ErrInvalid)
 	}
 	o.Multiplier = max(o.Multiplier, 1)
-	o.StableFor = cmp.Or(o.StableFor, defaultStable)
+	o.pace.stable = cmp.Or(o.pace.stable, defaultStable)
 	if o.Logger == nil {
 		o.Logger = hclog.NewNullLogger()
 	}

@@ -109,9 +109,12 @@ func inspectLog(db *raftboltdb.BoltStore, i *Inspection) error {
 
 // Recover makes servers the configuration of this stopped server, when so many
 // were lost that no majority is left. It must name this one as a voter. Everything in this server's
-// log counts as committed from then on, and whatever only the lost servers had is lost. All
-// survivors get the same configuration before one of them is started, or this one
-// is recovered alone and the others are reset and join again.
+// log counts as committed from then on, and whatever only the lost servers had is lost.
+//
+// The survivor that knows the most is recovered alone, and the others are reset and join
+// again. When several get the same configuration, before one of them is started, those that
+// know less may be a majority of it (of six or more voters three are left, one of them
+// ahead), elect one of themselves, and what only the other one had is lost.
 //
 // The StateMachine of o only reads the log and is of no use afterwards. The
 // directory is first copied to one beside it, NAME.before-recovery-N.

@@ -142,7 +142,7 @@ func (c *Cluster) plan(ctx context.Context, since map[string]sighting) plan {
 		case !ok:
 			c.planEntry(&p, members, peer, a)
 		case !m.Voter && m.Address == peer.Address:
-			c.planVote(&p, peer, a, since)
+			c.planVote(&p, members, peer, a, since)
 		}
 	}
 	return p
@@ -187,8 +187,9 @@ func nowhere(id string) string { return id + ".invalid:1" }
 // planEntry lets a server in as a non-voter, or says why not.
 func (c *Cluster) planEntry(p *plan, members []Member, peer Peer, a answers) {
 	if reason := c.objection(members, peer, a); reason != "" {
-		_, answered := a.known[peer.ID]
-		p.waiting = append(p.waiting, Candidate{ID: peer.ID, Address: peer.Address, Reason: reason, Passing: !answered && !c.wasRemoved(peer.ID)})
+		k, answered := a.known[peer.ID]
+		passing := !answered || k.Cluster != "" && c.clusterID() == ""
+		p.waiting = append(p.waiting, Candidate{ID: peer.ID, Address: peer.Address, Reason: reason, Passing: passing && !c.wasRemoved(peer.ID)})
 		return
 	}
 	p.do(fmt.Sprintf("server %s at %s joins as a non-voter", peer.ID, peer.Address), addNonvoter(peer.ID, peer.Address))
@@ -198,12 +199,17 @@ func (c *Cluster) planEntry(p *plan, members []Member, peer Peer, a answers) {
 func (c *Cluster) objection(members []Member, peer Peer, a answers) string {
 	k, ok := a.known[peer.ID]
 	f := decodeFounding(k.Founding)
+	own := c.clusterID()
 	at := slices.IndexFunc(members, func(m Member) bool { return m.Address == peer.Address })
 	switch {
 	case c.wasRemoved(peer.ID):
 		return "it was removed from this cluster; " + wayOfReset
 	case !ok:
 		return fmt.Sprintf("it does not answer on its peer port: %v", a.silent[peer.ID])
+	case k.Cluster != "" && own == "": // this cluster was founded a moment ago, and gets its UUID next
+		return fmt.Sprintf("it belongs to cluster %s, and which one this is is not known yet", k.Cluster)
+	case k.Cluster != "" && k.Cluster != own:
+		return fmt.Sprintf("it belongs to another cluster of this name, %s, and this is %s; what it serves may be the last copy: save it with `eboot snapshot save FILE` there, and %s", k.Cluster, own, wayOfReset)
 	case len(k.Servers) > 0 && !overlap(k.Servers, members, peer.ID):
 		return fmt.Sprintf("it belongs to another cluster, of %s; %s", names(k.Servers), wayOfReset)
 	case len(k.Servers) > 0 && !sameHistory(k, members):
@@ -248,11 +254,12 @@ func (c *Cluster) wasRemoved(id string) bool {
 
 // planVote makes a non-voter a voter, or says what is missing. AddVoter of this
 // library makes a voter at once, so everything is asked for before (R5).
-func (c *Cluster) planVote(p *plan, peer Peer, a answers, since map[string]sighting) {
+func (c *Cluster) planVote(p *plan, members []Member, peer Peer, a answers, since map[string]sighting) {
 	k, ok := a.known[peer.ID]
 	_, member := find(k.Servers, peer.ID)
 	applied := c.Applied()
 	stable := time.Since(since[peer.ID].since)
+	away := c.missing(members)
 	reason := ""
 	switch {
 	case !ok:
@@ -263,11 +270,27 @@ func (c *Cluster) planVote(p *plan, peer Peer, a answers, since map[string]sight
 		reason = fmt.Sprintf("it is %d log entries behind", applied-k.Applied)
 	case !k.Complete:
 		reason = "it does not hold every bundle that a channel names"
-	case stable < c.options.StableFor:
-		reason = fmt.Sprintf("it has been alive for %v, %v are asked for", stable.Round(time.Second), c.options.StableFor)
+	case stable < c.options.pace.stable:
+		reason = fmt.Sprintf("it has been alive for %v, %v are asked for", stable.Round(time.Second), c.options.pace.stable)
+	case len(away) > 0 && !voteHelps(members, len(away)):
+		reason = fmt.Sprintf("voter %s at %s is away, and with one vote more beside it no more servers could be lost: this one votes when that is back or, if that is gone for good, after `eboot cluster remove %s`", away[0].ID, away[0].Address, away[0].ID)
 	default:
 		p.do(fmt.Sprintf("server %s at %s becomes a voter", peer.ID, peer.Address), addVoter(peer.ID, peer.Address))
 		reason = "it is becoming a voter"
 	}
 	p.learning = append(p.learning, Candidate{ID: peer.ID, Address: peer.Address, Reason: reason})
+}
+
+// voteHelps reports whether the cluster can lose one server more when it gets one more
+// voter while so many are away. Of three with one away it cannot: four vote then, and the
+// loss of another leaves two.
+func voteHelps(members []Member, away int) bool {
+	voters := 0
+	for _, m := range members {
+		if m.Voter {
+			voters++
+		}
+	}
+	spare := func(voters int) int { return voters - away - (voters/2 + 1) }
+	return spare(voters+1) > spare(voters)
 }

@@ -264,7 +264,12 @@ func TestMinorityChangesNothing(t *testing.T) {
 	others := append(slices.Clone(rest), d)
 	next := w.leader(others...)
 	w.write("two", others...)
-	w.wantMembers(others, "a", "b", "c", "d") // by the new leader, who has a majority
+	w.wantMembers(others, "a", "b", "c", "-d")
+	waitFor(t, "the next leader does not make d a voter while one is away", func() bool {
+		return slices.ContainsFunc(next.server().Learning(), func(c Candidate) bool {
+			return c.ID == "d" && strings.Contains(c.Reason, "eboot cluster remove "+leader.id)
+		})
+	})
 	leader.wantStanding(eboot.ErrNoLeader, "are needed; missing: ")
 	if alive, needed := leader.server().Quorum(); alive >= needed {
 		t.Errorf("%d alive, %d needed", alive, needed)
@@ -410,7 +415,7 @@ func TestServerAddresses(t *testing.T) {
 }
 
 func TestObjections(t *testing.T) {
-	c := newCluster(Options{ServerID: "a", Removed: func(id string) bool { return id == "old" }})
+	c := newCluster(Options{ServerID: "a", Removed: func(id string) bool { return id == "old" }, Cluster: func() string { return "ours" }})
 	c.book.peers.Store(&[]Peer{{ID: "b", Address: "b:1"}})
 	conf := []Member{{ID: "a", Address: "a:1", Voter: true}, {ID: "b", Address: "b:1", Voter: true}, {ID: "c", Address: "c:1", Voter: true}}
 	var many []Member
@@ -429,6 +434,9 @@ func TestObjections(t *testing.T) {
 		{Peer{ID: "d", Address: "d:1"}, &Knowledge{ID: "d", Servers: append(slices.Clone(conf), Member{ID: "d"})}, conf, ""}, // its addition was not committed
 		{Peer{ID: "d", Address: "d:1"}, &Knowledge{ID: "d", Servers: append(slices.Clone(conf), Member{ID: "d", Voter: true})}, conf, "was a member"},
 		{Peer{ID: "d", Address: "d:1"}, &Knowledge{ID: "d", Servers: append(slices.Clone(conf), Member{ID: "d"})}, conf[:1], "recovered without it"},
+		{Peer{ID: "d", Address: "d:1"}, &Knowledge{Cluster: "ours"}, conf, ""}, // its log is gone
+		{Peer{ID: "d", Address: "d:1"}, &Knowledge{Cluster: "theirs"}, conf, "another cluster of this name, theirs, and this is ours"},
+		{Peer{ID: "d", Address: "d:1"}, &Knowledge{Cluster: "theirs", Servers: conf}, conf, "eboot snapshot save"},
 		{Peer{ID: "d", Address: "d:1"}, nil, conf, "does not answer"},
 		{Peer{ID: "old", Address: "d:1"}, &Knowledge{}, conf, "was removed"},
 		{Peer{ID: "d", Address: "d:1"}, &Knowledge{Servers: []Member{{ID: "d"}, {ID: "x"}}}, conf, "another cluster"},
@@ -469,7 +477,7 @@ func TestWhoMayVote(t *testing.T) {
 		{with(func(k *Knowledge) { k.Complete = false }), old, "every bundle"},
 		{&good, time.Now(), "10s are asked for"},
 	} {
-		c := newCluster(Options{ServerID: "a", StableFor: defaultStable})
+		c := newCluster(Options{ServerID: "a", pace: pace{stable: defaultStable}})
 		c.machine.applied.Store(1000)
 		peer := Peer{ID: "d", Address: "d:1"}
 		a := answers{known: map[string]Knowledge{}, silent: map[string]error{"d": errors.New("refused")}}
@@ -477,11 +485,66 @@ func TestWhoMayVote(t *testing.T) {
 			a.known["d"] = *test.known
 		}
 		var p plan
-		c.planVote(&p, peer, a, map[string]sighting{"d": {"d:1", test.since}})
+		c.planVote(&p, []Member{{ID: "a", Voter: true}, {ID: "d"}}, peer, a, map[string]sighting{"d": {"d:1", test.since}})
 		if (p.change != nil) != (test.want == "") || len(p.learning) != 1 || !strings.Contains(p.learning[0].Reason, test.want) {
 			t.Errorf("%+v: %q %+v, want %q", test.known, p.what, p.learning, test.want)
 		}
 	}
+}
+
+// One more voter is of use while another is away only when one server more may then be
+// lost.
+func TestWhoMayVoteWhileOthersAreAway(t *testing.T) {
+	for _, test := range []struct {
+		voters, away int
+		want         bool
+	}{
+		{3, 0, true}, {4, 0, true}, {3, 1, false}, {4, 1, true}, {5, 1, false}, {5, 2, false}, {6, 2, true}, {7, 1, false},
+	} {
+		c := newCluster(Options{ServerID: "s0", pace: pace{stable: time.Second}})
+		var conf []Member
+		var peers []Peer
+		for i := range test.voters {
+			m := Member{ID: fmt.Sprint("s", i), Address: fmt.Sprint("s", i, ":1"), Voter: true}
+			conf = append(conf, m)
+			if i < test.voters-test.away {
+				peers = append(peers, Peer{ID: m.ID, Address: m.Address})
+			}
+		}
+		fresh := Peer{ID: "d", Address: "d:1"}
+		conf = append(conf, Member{ID: "d", Address: "d:1"})
+		peers = append(peers, fresh)
+		c.book.peers.Store(&peers)
+		a := answers{known: map[string]Knowledge{"d": {ID: "d", Servers: conf, Applied: 1, Complete: true}}}
+		var p plan
+		c.planVote(&p, conf, fresh, a, map[string]sighting{"d": {"d:1", time.Now().Add(-time.Minute)}})
+		if (p.change != nil) != test.want || len(p.learning) != 1 || !test.want && !strings.Contains(p.learning[0].Reason, "eboot cluster remove s") {
+			t.Errorf("%d voters, %d away: %q %+v", test.voters, test.away, p.what, p.learning)
+		}
+	}
+}
+
+// A server that is gone for good is removed, and then its successor votes.
+func TestSuccessorVotesAfterTheRemoval(t *testing.T) {
+	t.Parallel()
+	w, nodes := three(t)
+	leader := w.leader(nodes...)
+	gone := followers(leader, nodes)[0]
+	stay := followers(gone, nodes)
+	gone.stop()
+	fresh := w.node("fresh", 0)
+	fresh.start()
+	all := append(stay, fresh)
+	w.wantMembers(all, "a", "b", "c", "-fresh")
+	waitFor(t, "the leader says what is missing", func() bool {
+		return slices.ContainsFunc(leader.server().Learning(), func(c Candidate) bool { return strings.Contains(c.Reason, "eboot cluster remove "+gone.id) })
+	})
+	if err := leader.remove(gone.id); err != nil {
+		t.Fatal(err)
+	}
+	w.wantMembers(all, stay[0].id, stay[1].id, "fresh")
+	fresh.stop() // one of three may be lost again
+	w.write("two", stay...)
 }
 
 // Two members that both say that they are at one address do not drive each other

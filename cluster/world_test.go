@@ -29,6 +29,7 @@ type world struct {
 	conns   map[net.Conn][2]string
 	removed map[string]bool
 	deaf    string // this server's Raft takes no connection
+	mute    string // this server does not say what it knows
 	changed broadcast
 }
 
@@ -39,7 +40,8 @@ type node struct {
 	expect  int
 	port    string // where it is to be found
 
-	belonged bool // what the agent keeps beside the id
+	belonged bool   // what the agent keeps beside the id
+	cluster  string // UUID, which the state has and the agent keeps
 	complete bool
 	address  string
 	running  *server // nil: stopped
@@ -93,14 +95,14 @@ func (n *node) start(change ...func(*Options)) {
 	o := Options{
 		Dir: n.dir, ServerID: n.id, Address: n.address, StateMachine: &list{}, Stream: NewStream(&wire{Listener: ln, n: n, address: n.address}),
 		Logger:    hclog.New(&hclog.LoggerOptions{Level: hclog.Info, Output: w.t.Output(), Name: n.id}),
-		Directory: n, Expect: n.expect, MayFound: !belonged, StableFor: 100 * time.Millisecond,
-		Removed: w.wasRemoved,
+		Directory: n, Expect: n.expect, MayFound: !belonged,
+		Removed: w.wasRemoved, Cluster: n.belongsTo,
 		Admit: func() {
 			w.mu.Lock()
 			defer w.mu.Unlock()
 			n.belonged = true
 		},
-		pace: pace{poll: 20 * time.Millisecond, heartbeat: quick},
+		pace: pace{poll: 20 * time.Millisecond, heartbeat: quick, stable: 100 * time.Millisecond},
 	}
 	for _, c := range change {
 		c(&o)
@@ -189,6 +191,25 @@ func (n *node) server() *server {
 	return n.running
 }
 
+func (n *node) belongsTo() string {
+	n.w.mu.Lock()
+	defer n.w.mu.Unlock()
+	return n.cluster
+}
+
+// is has a server belong to a cluster from now on.
+func (n *node) is(cluster string) {
+	n.w.mu.Lock()
+	defer n.w.mu.Unlock()
+	n.cluster = cluster
+}
+
+func (w *world) silence(id string) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.mute = id
+}
+
 func (w *world) wasRemoved(id string) bool {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -242,11 +263,11 @@ func (n *node) Ask(_ context.Context, p Peer) (Knowledge, error) {
 	n.w.mu.Lock()
 	defer n.w.mu.Unlock()
 	other := n.w.nodes[p.ID]
-	if other == nil || other.running == nil || other.address != p.Address || n.w.isCut(n.id, p.ID) || n.w.isCut(p.ID, n.id) {
+	if other == nil || other.running == nil || other.address != p.Address || n.w.mute == p.ID || n.w.isCut(n.id, p.ID) || n.w.isCut(p.ID, n.id) {
 		return Knowledge{}, fmt.Errorf("%s: %w", p.ID, eboot.ErrUnreachable)
 	}
 	k := other.running.Knowledge()
-	k.Complete = other.complete
+	k.Complete, k.Cluster = other.complete, other.cluster
 	return k, nil
 }
 

@@ -99,7 +99,7 @@ func TestAcceptanceRecovery(t *testing.T) {
 	left.Stop(t)
 	left.Run(t, "cluster", "recover", "--data-dir", left.DataDir).want(t, 0).says(t, append(lostIDs, leftID)...)
 	left.Run(t, recovery...).want(t, 3).says(t, "--accept-data-loss")
-	left.Run(t, append(recovery, "--accept-data-loss")...).want(t, 0).says(t, "recovered")
+	left.Run(t, append(recovery, "--accept-data-loss")...).want(t, 0).says(t, "recovered; start it", "eboot cluster reset")
 	began := time.Now()
 	left.Start(t)
 	c.waitAnswering(t, left)

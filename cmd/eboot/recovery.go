@@ -45,7 +45,7 @@ func (c *command) clusterRecover() *cobra.Command {
 		Args:  arguments(0, 0),
 	}
 	dataDir := dataDirFlag(cmd)
-	cmd.Flags().StringVar(&peers, "peers", "", `JSON list of the servers that are left, the same on each: [{"id": …, "address": "HOST:PORT", "non_voter": false}]`)
+	cmd.Flags().StringVar(&peers, "peers", "", `JSON list of the servers that are the cluster from then on, best the one alone that knows the most: [{"id": …, "address": "HOST:PORT", "non_voter": false}]`)
 	cmd.Flags().BoolVar(&accept, "accept-data-loss", false, "writes that only the lost servers had are lost")
 	cmd.RunE = func(*cobra.Command, []string) error {
 		dir, err := dataDir()
@@ -54,7 +54,7 @@ func (c *command) clusterRecover() *cobra.Command {
 		}
 		if peers == "" {
 			if accept {
-				return fmt.Errorf("--accept-data-loss: goes with --peers FILE, which names the servers that are left: %w", eboot.ErrInvalid)
+				return fmt.Errorf("--accept-data-loss: goes with --peers FILE, which names the servers that are the cluster from then on: %w", eboot.ErrInvalid)
 			}
 			return c.printInspection(dir)
 		}
@@ -73,10 +73,21 @@ func (c *command) clusterRecover() *cobra.Command {
 		if err := c.printInspection(dir); err != nil || c.json() {
 			return err
 		}
-		_, err = fmt.Fprintln(c.out, "recovered; do the same on every server of the list, then start them")
-		return err
+		return c.printRecovered(len(servers))
 	}
 	return cmd
+}
+
+// printRecovered says what comes next. Of several that are recovered together two may know
+// less than a third and elect one of themselves.
+func (c *command) printRecovered(servers int) error {
+	next := "recovered; start it, then run `eboot cluster reset` on the other servers that are left and start them: they join"
+	if servers > 1 {
+		next = "recovered; do the same on every server of the list before one of them is started; what only some of them know may be lost, " +
+			"unless you recover the one that knows the most alone and run `eboot cluster reset` on the others"
+	}
+	_, err := fmt.Fprintln(c.out, next)
+	return err
 }
 
 func (c *command) printInspection(dir string) error {

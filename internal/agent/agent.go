@@ -121,7 +121,11 @@ func New(o Options) (a *Agent, err error) {
 		return nil, err
 	}
 	a.machine = fsm.New(nil)
-	if a.view, err = openStateView(a.data.servingCache(), a.machine, o.Logger); err != nil {
+	founded, err := a.data.cluster()
+	if err != nil {
+		return nil, errors.Join(err, a.store.Close())
+	}
+	if a.view, err = openStateView(a.data.servingCache(), founded, a.machine, o.Logger); err != nil {
 		return nil, errors.Join(err, a.store.Close())
 	}
 	a.cache = servingcache.New(servingcache.Options{Path: a.data.servingCache(), Logger: o.Logger.Named("cache")})
@@ -388,7 +392,7 @@ func (a *Agent) openCluster(fail func(error)) error {
 	mayFound := a.view.cached.Load() == nil && !founded
 	options := cluster.Options{
 		Dir: a.data.raft(), ServerID: a.server, Address: aloneAddress,
-		Bootstrap: a.config.Cluster.Expect == 1 && mayFound, MayFound: mayFound,
+		Bootstrap: a.config.Cluster.Expect == 1 && mayFound, MayFound: mayFound, Cluster: a.clusterID,
 		StateMachine: stateMachine{a.machine}, Logger: a.logger.Named("raft"),
 		OnStorageFailure: func(err error) {
 			a.storageErr.Store(&err)

@@ -4,7 +4,10 @@ import (
 	"bytes"
 	"errors"
 	"net/netip"
+	"os"
+	"path/filepath"
 	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -13,6 +16,9 @@ import (
 
 	"eboot"
 	"eboot/api"
+	"eboot/cluster"
+	"eboot/fsm"
+	"eboot/internal/servingcache"
 	"eboot/internal/testutil"
 )
 
@@ -180,6 +186,65 @@ func TestRemoveAndRestore(t *testing.T) {
 		if s.whitelisted(t, "192.168.0.1") || !s.whitelisted(t, "10.0.0.1") {
 			t.Error("a server shows the state from before the restore")
 		}
+	}
+}
+
+// A server whose raft log is gone, or cannot be read, has the last copy of what its cluster
+// agreed on. No cluster is founded beside it, and one that was founded out of its sight does
+// not take it in.
+func TestLastCopyIsNobodyElses(t *testing.T) {
+	for name, lose := range map[string]func(t *testing.T, raft string){
+		"gone": func(t *testing.T, raft string) {
+			if err := os.RemoveAll(raft); err != nil {
+				t.Fatal(err)
+			}
+		},
+		"damaged": func(t *testing.T, raft string) {
+			if err := os.WriteFile(filepath.Join(raft, "raft.db"), bytes.Repeat([]byte("garbage "), 8192), 0o600); err != nil {
+				t.Fatal(err)
+			}
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			where, startFirst := grouped(t, 1)
+			first := startFirst()
+			first.allow(t, "127.0.0.0/8", "stable")
+			testutil.Poll(t, 10*time.Second, "the cluster is to have its UUID", func() bool { return first.machine.State().Cluster() != "" })
+			lost, data := first.machine.State().Cluster(), first.config.DataDir
+			first.stop(t)
+			lose(t, filepath.Join(data, "raft"))
+
+			first = startFirst()
+			_, startBeside := grouped(t, 0, where)
+			beside := startBeside()
+			testutil.Poll(t, 20*time.Second, "gossip is to show the server", func() bool { return len(beside.peers.living()) == 1 })
+			if err := beside.InitCluster(t.Context()); !errors.Is(err, eboot.ErrConflict) || !strings.Contains(err.Error(), lost) {
+				t.Fatalf("founded beside it: %v", err)
+			}
+			first.stop(t)
+
+			other := beside // which nobody keeps from it now
+			testutil.Poll(t, 20*time.Second, "a cluster is to be founded when nobody else is there", func() bool { return other.InitCluster(t.Context()) == nil })
+			other.allow(t, "10.0.0.0/8", "stable")
+			first = startFirst()
+			testutil.Poll(t, 20*time.Second, "the leader is to say why it does not take it in", func() bool {
+				return slices.ContainsFunc(other.cluster.Knowledge().Waiting, func(w cluster.Candidate) bool { return w.ID == first.server && strings.Contains(w.Reason, lost) })
+			})
+			first.notReady(t, "eboot snapshot save")
+			if n := len(other.cluster.Status().Servers); n != 1 {
+				t.Errorf("%d members", n)
+			}
+			if !first.whitelisted(t, "127.0.0.1") || first.whitelisted(t, "10.0.0.1") {
+				t.Error("the whitelist is not the one of the cluster that was lost")
+			}
+			first.stop(t)
+			if kept, err := servingcache.Load(filepath.Join(data, "serving-cache")); err != nil {
+				t.Error(err)
+			} else if state, err := fsm.ReadState(bytes.NewReader(kept)); err != nil || state.Cluster() != lost || state.WhitelistSize() != 1 {
+				t.Errorf("the cache was overwritten: %v", err)
+			}
+		})
 	}
 }
 

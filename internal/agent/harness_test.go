@@ -28,7 +28,11 @@ import (
 	"eboot/internal/testutil"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+// A probe of memberlist that is under way waits for its time to be over, and Shutdown does
+// not wait for it.
+func TestMain(m *testing.M) {
+	goleak.VerifyTestMain(m, goleak.IgnoreAnyFunction("github.com/hashicorp/memberlist.(*Memberlist).probeNode"))
+}
 
 const (
 	testERTS = "13.1.5"

@@ -173,6 +173,52 @@ func TestLogAndCacheLost(t *testing.T) {
 	}
 }
 
+// The raft directory of another cluster, with the id that goes with it: slaves keep what
+// they were served, and the cache keeps it too.
+func TestRaftLogOfAnotherCluster(t *testing.T) {
+	t.Parallel()
+	c, other := settings(t), settings(t)
+	s := start(t, c)
+	s.allow(t, "127.0.0.0/8", "")
+	s.publish(t, "1", eboot.DefaultChannel)
+	before := s.Status()
+	s.stop(t)
+	o := start(t, other)
+	o.allow(t, "10.0.0.1", "")
+	o.stop(t)
+	kept := blobs(t, c.DataDir)
+	moveAway(t, c.DataDir, "raft", "node-id")
+	copyDir(t, filepath.Join(other.DataDir, "raft"), filepath.Join(c.DataDir, "raft"))
+	id, err := os.ReadFile(filepath.Join(other.DataDir, "node-id"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(c.DataDir, "node-id"), id, 0o600); err != nil {
+		t.Fatal(err)
+	}
+
+	for range 2 { // the second start serves what the first one left
+		s = start(t, c)
+		testutil.Poll(t, 10*time.Second, "the log is to be replayed", func() bool { return s.machine.State().WhitelistSize() > 0 })
+		s.boots(t, "127.0.0.1", "1")
+		if now := s.Status(); now.StateDigest != before.StateDigest {
+			t.Errorf("serves state %s, had %s", now.StateDigest, before.StateDigest)
+		}
+		s.refusesWrites(t, "the raft log is of cluster")
+		s.notReady(t, "eboot cluster reset")
+		if err := s.collectBlobs(t.Context()); !errors.Is(err, eboot.ErrNoLeader) {
+			t.Errorf("collect by the log of another cluster: %v", err)
+		}
+		s.stop(t)
+	}
+	if now := blobs(t, c.DataDir); !slices.Equal(now, kept) {
+		t.Errorf("%d blobs of %d are left", len(now), len(kept))
+	}
+	moveAway(t, c.DataDir, "founded") // who says so may follow the log
+	s = start(t, c)
+	testutil.Poll(t, 10*time.Second, "the log is to be served", func() bool { return s.whitelisted(t, "10.0.0.1") && !s.whitelisted(t, "127.0.0.1") })
+}
+
 // A manifest that cannot be read is a bundle that the next start cannot serve,
 // whatever is in memory; and what it names is not known, so that nothing is collected.
 func TestDamagedManifest(t *testing.T) {

@@ -19,14 +19,16 @@ import (
 // until the replicated state has caught up with it, the replicated state from then on.
 type stateView struct {
 	machine *fsm.Machine
+	founded string                    // the cluster that this server is known to belong to; "": none
 	cached  atomic.Pointer[fsm.State] // nil once the machine has caught up
 	logger  hclog.Logger
 }
 
-// openStateView loads the serving cache. A damaged or missing cache is no
+// openStateView loads the serving cache. founded is the cluster that the data directory
+// is known to belong to: another one never takes its cache over. A damaged or missing cache is no
 // failure: the server then serves when Raft has replayed its log.
-func openStateView(path string, machine *fsm.Machine, logger hclog.Logger) (*stateView, error) {
-	v := &stateView{machine: machine, logger: logger}
+func openStateView(path, founded string, machine *fsm.Machine, logger hclog.Logger) (*stateView, error) {
+	v := &stateView{machine: machine, founded: founded, logger: logger}
 	body, err := servingcache.Load(path)
 	if err == nil {
 		var state *fsm.State
@@ -52,16 +54,23 @@ func openStateView(path string, machine *fsm.Machine, logger hclog.Logger) (*sta
 // State returns the state to serve by; never nil.
 func (v *stateView) State() *fsm.State {
 	now := v.machine.State()
-	if cached := v.cached.Load(); cached != nil && !supersedes(now, cached) {
+	if cached := v.cached.Load(); cached != nil && !v.supersedes(now, cached) {
 		return cached
 	}
 	return now
 }
 
 // supersedes reports whether the machine's state is the one to serve: it knows as
-// much as the cached one, or belongs to another cluster.
-func supersedes(now, cached *fsm.State) bool {
-	return now.Cluster() != "" && (now.Cluster() != cached.Cluster() || now.Index() >= cached.Index())
+// much as the cached one, or that is of a cluster that this server does not belong to. A
+// state of another cluster than the server's own never is: the cache may be the last copy.
+func (v *stateView) supersedes(now, cached *fsm.State) bool {
+	switch now.Cluster() {
+	case "":
+		return false
+	case cached.Cluster():
+		return now.Index() >= cached.Index()
+	}
+	return cached.Cluster() != v.founded
 }
 
 // settle lets go of the cached state for good when it can, and reports whether the
@@ -72,7 +81,7 @@ func (v *stateView) settle() bool {
 		return true
 	}
 	now := v.machine.State()
-	if !supersedes(now, cached) {
+	if !v.supersedes(now, cached) {
 		return false
 	}
 	if now.Cluster() != cached.Cluster() {
@@ -119,11 +128,23 @@ func (a *Agent) followState(ctx context.Context) error {
 // to write to it, to confirm what nobody would see.
 //
 // In a group only the leader can say so: another server may not have been told yet.
+//
+// A log of another cluster than the one of the cache is never followed, by any server.
 func (a *Agent) behindCache() error {
-	if a.view.settle() || a.config.Clustered() && a.cluster.Status().Role != roleLeader {
+	if a.view.settle() {
 		return nil
 	}
 	cached := a.view.cached.Load()
+	if cached == nil {
+		return nil // settled in between
+	}
+	if now := a.machine.State().Cluster(); now != "" && now != cached.Cluster() {
+		return fmt.Errorf("the raft log is of cluster %s, and this server belongs to %s, serves what it knows of that, and takes no writes; put the right raft directory back, or save what is served with `eboot snapshot save FILE` and run `eboot cluster reset` on this server: %w",
+			now, cached.Cluster(), eboot.ErrNoLeader)
+	}
+	if a.config.Clustered() && a.cluster.Status().Role != roleLeader {
+		return nil
+	}
 	return fmt.Errorf("the raft log ends at index %d, this server has served index %d (generation %d) and goes on with that, taking no writes; put the newest raft directory back, or remove serving-cache to go back to the log: %w",
 		a.machine.State().Index(), cached.Index(), cached.Generation(), eboot.ErrNoLeader)
 }
