@@ -56,7 +56,9 @@ func openArchive(ctx context.Context, file archiveFile, opts Options, rep *repor
 		varTars: &budget{limits: opts.Limits},
 		hasher:  newHasher(&keeper{}, opts.Boot),
 	}
-	u, err := newUnpacker(ctx, file, opts.Limits, newProgress(opts.Progress, size))
+	bytesRead := newProgress(opts.Progress)
+	bytesRead.expect(size)
+	u, err := newUnpacker(ctx, file, opts.Limits, bytesRead)
 	if err != nil {
 		return nil, err
 	}

@@ -26,8 +26,13 @@ type progress struct {
 	next   int64 // report when done reaches it
 }
 
-func newProgress(report func(done, total int64), total int64) *progress {
-	return &progress{report: report, total: total}
+func newProgress(report func(done, total int64)) *progress { return &progress{report: report} }
+
+// expect adds n bytes to what there is to read.
+func (p *progress) expect(n int64) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.total += n
 }
 
 func (p *progress) add(n int64) {

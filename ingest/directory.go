@@ -11,7 +11,6 @@ import (
 	"path"
 	"path/filepath"
 	"runtime"
-	"sync/atomic"
 	"syscall"
 
 	"golang.org/x/sync/errgroup"
@@ -49,58 +48,86 @@ func openDirectory(ctx context.Context, name string, opts Options, rep *report) 
 	if err != nil {
 		return nil, err
 	}
-	if err := w.walk("", domain{}, nil); err != nil {
-		return nil, err
-	}
-	if !opts.Dereference { // before the long work, not after it
-		if err := d.tree.refuseLeavingLinks(false); err != nil {
-			return nil, err
-		}
-	}
-	d.paths = d.tree.sorted()
-	if err := d.hash(ctx, opts); err != nil {
+	if err := d.read(ctx, w, opts); err != nil {
 		return nil, err
 	}
 	return newSource(d.tree, d, false, opts, rep)
 }
 
-// hash reads every file once, several at a time: a disk with a cold cache is
-// kept busy, and so are the processors.
-func (d *directory) hash(ctx context.Context, opts Options) error {
+// read walks the names and hashes every file once, several at a time, beside the walk:
+// a disk with a cold cache is kept busy, and so are the processors.
+func (d *directory) read(ctx context.Context, w *walker, opts Options) error {
 	kept := &keeper{}
-	bytesRead := newProgress(opts.Progress, d.tree.budget.bytes)
-	var next atomic.Int64
+	bytesRead := newProgress(opts.Progress)
+	batches := make(chan []file, 256)
 	group, groupCtx := errgroup.WithContext(ctx)
 	for range min(max(runtime.GOMAXPROCS(0), 4), 16) {
 		group.Go(func() error {
 			r := &reader{directory: d, hasher: newHasher(kept, opts.Boot), opts: opts, progress: bytesRead}
 			defer r.leave()
-			for {
-				end := int(next.Add(neighbours))
-				if end-neighbours >= len(d.paths) {
-					return nil
-				}
-				for _, p := range d.paths[end-neighbours : min(end, len(d.paths))] {
-					n := d.tree.nodes[p]
-					if n.kind != eboot.KindFile {
-						continue
-					}
-					if err := r.read(groupCtx, p, n); err != nil {
+			for batch := range batches {
+				for _, f := range batch {
+					if err := r.read(groupCtx, f.path, f.node); err != nil {
 						return err
 					}
 				}
 			}
+			return nil
 		})
 	}
+	group.Go(func() error {
+		defer close(batches)
+		return d.walk(groupCtx, w, opts, func(batch []file) error {
+			for _, f := range batch {
+				bytesRead.expect(f.node.size)
+			}
+			select {
+			case batches <- batch:
+				return nil
+			case <-groupCtx.Done():
+				return context.Cause(groupCtx)
+			}
+		})
+	})
 	if err := group.Wait(); err != nil {
 		return err
 	}
+	d.paths = d.tree.sorted()
 	return d.readVariableTars(ctx, kept)
 }
 
-// neighbours are as many names as one goroutine takes at once: they mostly stand in
+// file is one that the walk has found.
+type file struct {
+	path string
+	node *node
+}
+
+// neighbours are as many files as one goroutine takes at once: they mostly stand in
 // one directory, which it keeps open.
 const neighbours = 16
+
+// walk hands out every file of the tree, neighbours together.
+func (d *directory) walk(ctx context.Context, w *walker, opts Options, hand func([]file) error) error {
+	var batch []file
+	w.ctx = ctx
+	w.found = func(p string, n *node) error {
+		if batch = append(batch, file{p, n}); len(batch) < neighbours {
+			return nil
+		}
+		full := batch
+		batch = nil
+		return hand(full)
+	}
+	if err := w.walk("", domain{}, nil); err != nil {
+		return err
+	}
+	if !opts.Dereference {
+		if err := d.tree.refuseLeavingLinks(false); err != nil {
+			return err
+		}
+	}
+	return hand(batch)
+}
 
 // reader is one goroutine of the first pass.
 type reader struct {

@@ -25,6 +25,7 @@ type walker struct {
 	tree     *tree
 	opts     Options
 	report   *report
+	found    func(p string, n *node) error // told of every file that was taken in
 }
 
 // domain is a directory whose symlinks may point anywhere into it: the root, or
@@ -126,7 +127,10 @@ func (w *walker) visit(p string, info fs.FileInfo, dom domain, above []string) e
 		if dom.outside != "" {
 			n.outside = w.realOf(p, dom)
 		}
-		return w.tree.add(p, n)
+		if err := w.tree.add(p, n); err != nil {
+			return err
+		}
+		return w.found(p, n)
 	case mode&fs.ModeSymlink != 0:
 		return w.link(p, n, dom, above)
 	default:
