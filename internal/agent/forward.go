@@ -16,7 +16,7 @@ import (
 
 // leaderPatience is how long a write looks for a leader that takes it: longer than an
 // election takes, shorter than people wait.
-const leaderPatience = 2500 * time.Millisecond
+const leaderPatience = 2300 * time.Millisecond
 
 // attemptPatience is how long one attempt of a write or a read may take. Another attempt
 // does no harm: the state machine tells repeats apart.
