@@ -111,10 +111,15 @@ func (a *Agent) ApplyEntry(ctx context.Context, entry []byte) ([]byte, error) {
 }
 
 // withLeader calls task with the leader's id until it has an outcome that will not
-// pass, or leaderPatience is over, or a longer limit, which is for one attempt.
+// pass, or leaderPatience is over. limit bounds one attempt; one that is longer than
+// leaderPatience may outlast it, but no other follows.
 func (a *Agent) withLeader(ctx context.Context, what string, limit time.Duration, task func(ctx context.Context, leader string) error) error {
-	ctx, cancel := context.WithTimeout(ctx, max(leaderPatience, limit))
+	lasting := ctx
+	ctx, cancel := context.WithTimeout(ctx, leaderPatience)
 	defer cancel()
+	if limit <= leaderPatience {
+		lasting = ctx
+	}
 	var unknown, latest error
 	for {
 		if err := a.raftStopped(); err != nil {
@@ -123,7 +128,7 @@ func (a *Agent) withLeader(ctx context.Context, what string, limit time.Duration
 		changed := a.cluster.LeaderChanged()
 		leader := a.cluster.Status().Leader
 		if leader != "" {
-			switch err := a.attempt(ctx, limit, leader, task); {
+			switch err := a.attempt(lasting, limit, leader, task); {
 			case errors.Is(err, eboot.ErrUnknownOutcome):
 				unknown = err
 			case errors.Is(err, eboot.ErrNoLeader), errors.Is(err, eboot.ErrUnreachable), errors.Is(err, eboot.ErrTimeout):
