@@ -175,7 +175,7 @@ func (s *Store) openVerified(d eboot.Digest, size int64) (*os.File, error) {
 			return nil, err
 		}
 	}
-	return nil, fmt.Errorf("open blob %s: keeps changing on disk", d)
+	return nil, fmt.Errorf("open blob %s: keeps changing on disk: %w", d, eboot.ErrUnavailable)
 }
 
 // verifyOnce hashes the blob; callers that come while that runs share the result.

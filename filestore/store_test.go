@@ -618,7 +618,8 @@ func TestConcurrentReaders(t *testing.T) {
 				if err == nil && !cut && !bytes.Equal(got, contents[i]) {
 					t.Error("wrong content")
 				}
-				if err != nil && !errors.Is(err, eboot.ErrDamaged) && !errors.Is(err, eboot.ErrNotFound) {
+				// On a busy machine a file may change as often as it is looked at.
+				if err != nil && !errors.Is(err, eboot.ErrDamaged) && !errors.Is(err, eboot.ErrNotFound) && !errors.Is(err, eboot.ErrUnavailable) {
 					t.Error(err)
 				}
 			}
