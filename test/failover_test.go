@@ -16,6 +16,7 @@ import (
 	"testing"
 	"time"
 
+	"eboot"
 	"eboot/internal/testnet"
 	"eboot/internal/testutil"
 )
@@ -303,6 +304,11 @@ func (c *serverCluster) standing(t testing.TB, erl testutil.Erlang) (*waitingSla
 	for range 5 {
 		waiting := c.startWaiting(t, erl, "")
 		used := c.master(t, waiting.Output())
+		// A node that is up still asks for a module or two.
+		testutil.Poll(t, bootDeadline, "node is to be quiet", func() bool {
+			boots, err := used.Client.Boots(t.Context(), netip.MustParseAddr("127.0.0.1"))
+			return err == nil && len(boots) > 0 && boots[0].Phase == eboot.BootQuiet
+		})
 		used.Pause()
 		waiting.Tell(t)
 		began, stands := time.Now(), false
@@ -316,8 +322,8 @@ func (c *serverCluster) standing(t testing.TB, erl testutil.Erlang) (*waitingSla
 		if stands {
 			return waiting, used
 		}
-		// The pause met the server while it answered something else that the node asked when
-		// it was up already: the loader waits for that, and its next request with it.
+		// The pause met the server while it answered something else: the loader waits for
+		// that, and its next request with it.
 		used.Resume()
 		waiting.Loaded(t)
 	}
