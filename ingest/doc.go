@@ -21,7 +21,8 @@
 // caller that eboot.Manifest.Check would refuse.
 //
 // Goroutines: Open of a directory walks the names with one and hashes files with several
-// beside it, which call Options.Want and Options.Put; all have ended when it returns. Nothing else starts any. A Source is used by one goroutine at a time.
+// beside it, which call Options.Want and Options.Put; all have ended when it returns.
+// Nothing else starts any. A Source is used by one goroutine at a time.
 //
 // Caveats: a directory that changes between the two passes is noticed by the
 // content of the blobs that are handed out (eboot.ErrConflict), not by those that nobody

@@ -317,9 +317,7 @@ func ownerText(bind netip.Addr) string {
 func (a *Agent) listenAPI() (listeners []net.Listener, err error) {
 	defer func() {
 		if err != nil {
-			for _, ln := range listeners {
-				err = errors.Join(err, ln.Close())
-			}
+			err = errors.Join(err, closeAll(listeners))
 		}
 	}()
 	if path := a.config.API.Socket; path != "" {

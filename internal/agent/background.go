@@ -106,8 +106,8 @@ func (a *Agent) clusterID() string {
 	if id := a.machine.State().Cluster(); id != "" {
 		return id
 	}
-	if id, err := a.data.cluster(); err == nil && id != "" {
-		return id
+	if a.view.founded != "" {
+		return a.view.founded
 	}
 	return a.view.State().Cluster()
 }

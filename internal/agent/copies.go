@@ -9,7 +9,6 @@ import (
 	"sync"
 	"time"
 
-	"github.com/google/uuid"
 	"github.com/hashicorp/go-hclog"
 
 	"eboot"
@@ -291,10 +290,7 @@ func (a *Agent) mirrorOnce(ctx context.Context, told map[eboot.Digest]string) bo
 		}
 	}
 	for batch := range slices.Chunk(whole, holdsAtOnce) {
-		_, err := a.propose(ctx, fsm.HoldBundle{
-			Header: fsm.Header{RequestID: uuid.NewString(), At: a.now().UnixMilli()},
-			Server: a.server, Manifests: batch,
-		})
+		_, err := a.propose(ctx, fsm.HoldBundle{Header: a.ownHeader(), Server: a.server, Manifests: batch})
 		if err != nil && ctx.Err() == nil {
 			a.logger.Debug("holding a bundle is not entered yet", "error", err)
 			well = false
@@ -320,6 +316,3 @@ func bundlesByUse(state *fsm.State) []eboot.Bundle {
 	}
 	return append(used, rest...)
 }
-
-// errCopyPending is why a server does not hold a bundle yet, when nothing has failed.
-var errCopyPending = errors.New("still copying")

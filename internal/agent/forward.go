@@ -42,12 +42,15 @@ func (a *Agent) propose(ctx context.Context, command fsm.Command) (*fsm.Result, 
 		return nil, err
 	}
 	var result *fsm.Result
-	err = a.withLeader(ctx, "write", attemptPatience, func(ctx context.Context, leader string) error {
-		encoded, err := a.applyAt(ctx, leader, entry)
-		if err != nil {
+	err = a.withLeader(ctx, "write", attemptPatience, func(ctx context.Context, leader string) (err error) {
+		if leader == a.server {
+			result, err = a.applyHere(ctx, entry)
 			return err
 		}
-		result, err = fsm.DecodeResult(encoded)
+		encoded, err := a.peers.rpc.Apply(ctx, leader, entry)
+		if err == nil {
+			result, err = fsm.DecodeResult(encoded)
+		}
 		return err
 	})
 	if err != nil {
@@ -70,14 +73,7 @@ func (a *Agent) checkVersion(command fsm.Command) error {
 	return nil
 }
 
-func (a *Agent) applyAt(ctx context.Context, leader string, entry []byte) ([]byte, error) {
-	if leader == a.server {
-		return a.ApplyEntry(ctx, entry)
-	}
-	return a.peers.rpc.Apply(ctx, leader, entry)
-}
-
-// ApplyEntry proposes an encoded command on this server, which must lead.
+// ApplyEntry proposes a command that another server encoded. This one must lead.
 func (a *Agent) ApplyEntry(ctx context.Context, entry []byte) ([]byte, error) {
 	if err := a.raftStopped(); err != nil {
 		return nil, err
@@ -89,6 +85,15 @@ func (a *Agent) ApplyEntry(ctx context.Context, entry []byte) ([]byte, error) {
 	if err := a.checkVersion(command); err != nil {
 		return nil, err
 	}
+	result, err := a.applyHere(ctx, entry)
+	if err != nil {
+		return nil, err
+	}
+	return result.Encode(), nil
+}
+
+// applyHere proposes an entry on this server, which must lead.
+func (a *Agent) applyHere(ctx context.Context, entry []byte) (*fsm.Result, error) {
 	if a.behindCache() != nil {
 		// A new leader may not have applied its log yet; one that has knows less than
 		// it has served.
@@ -107,7 +112,7 @@ func (a *Agent) ApplyEntry(ctx context.Context, entry []byte) ([]byte, error) {
 	if !ok {
 		return nil, fmt.Errorf("apply: the state machine stopped: %w", eboot.ErrUnavailable)
 	}
-	return result.Encode(), nil
+	return result, nil
 }
 
 // withLeader calls task with the leader's id until it has an outcome that will not

@@ -246,7 +246,7 @@ func (a *Agent) raiseVersion(ctx context.Context) error {
 	return err
 }
 
-// clusterOptions are what Raft needs of the group.
+// joinGroup sets what Raft needs of the group.
 func (a *Agent) joinGroup(o *cluster.Options) {
 	o.Address = a.peers.address
 	o.Stream = cluster.NewStream(newRaftTransport(a.peers))

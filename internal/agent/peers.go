@@ -93,6 +93,18 @@ func (p *peers) member(id string) (gossip.Member, bool) {
 	return m, ok
 }
 
+// heard is what gossip says of a server at this moment, which is newer than the view.
+func (p *peers) heard(id string) (gossip.Member, bool) {
+	if p.gossip != nil {
+		for _, m := range p.gossip.Members() {
+			if m.ID == id {
+				return m, true
+			}
+		}
+	}
+	return gossip.Member{}, false
+}
+
 // alive reports whether gossip hears from a server, which may be this one.
 func (p *peers) alive(id string) bool {
 	m, ok := p.member(id)
@@ -122,12 +134,8 @@ const dialPatience = time.Second
 // dial connects to a server by its id: its address may change, its id does not.
 func (p *peers) dial(ctx context.Context, id, protocol string) (net.Conn, error) {
 	address := (*p.listed.Load())[id]
-	if p.gossip != nil {
-		for _, m := range p.gossip.Members() { // newer than view: who has just heard of a server asks it at once
-			if m.ID == id {
-				address = m.Peer
-			}
-		}
+	if m, ok := p.heard(id); ok { // who has just heard of a server asks it at once
+		address = m.Peer
 	}
 	if address == "" {
 		return nil, fmt.Errorf("server %s: its address is not known: %w", id, eboot.ErrUnreachable)

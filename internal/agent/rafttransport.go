@@ -93,10 +93,8 @@ func (t *raftTransport) dial(ctx context.Context, address, id string) (net.Conn,
 
 // latest is where gossip sees a server now.
 func (t *raftTransport) latest(address, id string) string {
-	for _, m := range t.peers.gossip.Members() {
-		if m.ID == id && m.Alive {
-			return m.Peer
-		}
+	if m, ok := t.peers.heard(id); ok && m.Alive {
+		return m.Peer
 	}
 	return address
 }

@@ -60,7 +60,7 @@ func (r *copyRound) reason(id string) string {
 	if err := r.latest[id]; err != nil {
 		return err.Error()
 	}
-	return errCopyPending.Error()
+	return "still copying"
 }
 
 func (a *Agent) copyAround(ctx context.Context, round *copyRound, bundles []eboot.Bundle, minCopies int) error {
@@ -211,11 +211,11 @@ func (a *Agent) Info() peerrpc.ServerInfo {
 	raft := a.cluster.Status()
 	known := a.cluster.Knowledge()
 	state := a.view.State()
-	readiness := a.Readiness()
+	readiness, serving := a.readiness(state)
 	info := peerrpc.ServerInfo{
 		ID: a.server, Cluster: a.clusterID(), Version: a.version, Configuration: peerrpc.Configuration{Servers: members(raft), Leader: raft.Leader, Founding: known.Founding},
 		LastIndex: raft.LastIndex, AppliedIndex: raft.AppliedIndex, StateIndex: a.machine.State().Index(), Complete: true,
-		Ready: readiness.Ready, Serving: len(a.servingProblems(state)) == 0, Reasons: readiness.Reasons, BootAddresses: bootAddresses(a.config.Boot.Bind), Bundles: []eboot.BundleOnDisk{},
+		Ready: readiness.Ready, Serving: serving, Reasons: readiness.Reasons, BootAddresses: bootAddresses(a.config.Boot.Bind), Bundles: []eboot.BundleOnDisk{},
 	}
 	for _, b := range state.Bundles() {
 		info.Bundles = append(info.Bundles, bundleOnDisk(b, a.copies.count(b)))

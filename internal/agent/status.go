@@ -53,8 +53,14 @@ func (a *Agent) Healthy(ctx context.Context) error {
 
 // Readiness says whether this server can boot every slave it should.
 func (a *Agent) Readiness() eboot.Readiness {
-	state := a.view.State()
-	r := eboot.Readiness{Listeners: a.listeners.describe(), Bundles: []eboot.BundleOnDisk{}, Damaged: a.store.Damaged(), Reasons: a.servingProblems(state)}
+	r, _ := a.readiness(a.view.State())
+	return r
+}
+
+// readiness also says whether it could if only a leader were missing.
+func (a *Agent) readiness(state *fsm.State) (r eboot.Readiness, serving bool) {
+	r = eboot.Readiness{Listeners: a.listeners.describe(), Bundles: []eboot.BundleOnDisk{}, Damaged: a.store.Damaged(), Reasons: a.servingProblems(state)}
+	serving = len(r.Reasons) == 0
 	summary := a.store.Summary()
 	r.Storage = &summary
 	cause := a.raftFailure()
@@ -70,7 +76,7 @@ func (a *Agent) Readiness() eboot.Readiness {
 		}
 	}
 	r.Ready = len(r.Reasons) == 0
-	return r
+	return r, serving
 }
 
 // servingProblems says why this server cannot boot every slave it should; whether
