@@ -11,12 +11,16 @@ export GOFLAGS := -tags=hashicorpmetrics -buildvcs=false
 VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo development)
 LDFLAGS := -s -w -X main.version=$(VERSION)
 
-.PHONY: all build demo test check unit fuzz bench acceptance clean
+.PHONY: all build loader demo test test-otp check unit fuzz bench acceptance clean
 
 all: build
 
 build: ## one static binary, bin/eboot
 	CGO_ENABLED=0 go build -trimpath -ldflags '$(LDFLAGS)' -o bin/eboot ./cmd/eboot
+
+loader: ## compile loader/eboot_loader.erl anew; what it makes is committed
+	scripts/need erl
+	scripts/loader-beams
 
 demo: build ## the main job on real Erlang nodes
 	scripts/need erl
@@ -45,6 +49,16 @@ bench: build ## figures, side by side with OTP's own boot server; BENCH_ROUNDS o
 	go test -run '^$$' -bench . -benchtime 1s $$(go list ./... | grep -v /test/bench)
 	EBOOT_BIN=$(CURDIR)/bin/eboot EBOOT_BENCH_REPORT=$(BENCH_REPORT) \
 		go test -run '^$$' -bench . -benchtime $(BENCH_ROUNDS)x -timeout 60m ./test/bench
+
+OTP_DIR ?= $(CURDIR)/bin/otp
+OTP_RUN ?= Suite|Boot|Serve|Loader|Slave|ServerInUse|RollingRestart|Priorities
+test-otp: ## boots, serving, failover and the loader with the OTP releases that scripts/otp installs below OTP_DIR (root)
+	scripts/need erl cc ip nft
+	scripts/otp $(OTP_DIR)
+	for erlang in $(OTP_DIR)/*/usr/lib/erlang; do \
+		echo "== ERTS and OTP $$(cat $$erlang/releases/start_erl.data)"; \
+		EBOOT_ERL_ROOT=$${erlang%/usr/lib/erlang} EBOOT_REQUIRE_ERL=1 go test -count=1 -timeout 20m -run '$(OTP_RUN)' ./test; \
+	done
 
 acceptance: build ## the full counts; prints a report
 	scripts/need erl cc ip nft

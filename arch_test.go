@@ -26,6 +26,7 @@ var mayImport = []struct {
 	{"eboot", nil, "the vocabulary imports only the standard library: everything else imports it"},
 	{"eboot/bootproto/etf", nil, "the term format is a codec on bytes: it knows nothing of eboot"},
 	{"eboot/bootproto", []string{"eboot/bootproto/etf"}, "the wire knows no disk, no Raft, no HTTP and no policy, so that it can be tested against real clients alone"},
+	{"eboot/loader", []string{"eboot", "eboot/bootproto/etf"}, "boot scripts are rewritten from bytes and an interface to the tree: no store, no wire"},
 	{"eboot/filestore", []string{"eboot", "eboot/internal/fsutil", "eboot/filestore/internal/lru"}, "blobs are bytes with a digest: the store does not know what they are for"},
 	{"eboot/filestore/internal/lru", nil, "a leaf"},
 	{"eboot/filestore/bundlefs", []string{"eboot", "eboot/filestore", "eboot/filestore/internal/lru"}, "a tree is a manifest and its blobs; the wire, the whitelist and the channels are somebody else's"},

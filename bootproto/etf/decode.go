@@ -71,6 +71,12 @@ func (t Token) children() int {
 		return t.Len
 	case List:
 		return t.Len + 1
+	case Map:
+		return 2 * t.Len
+	case Export:
+		return 3
+	case Fun:
+		return 4 + t.Len
 	default:
 		return 0
 	}

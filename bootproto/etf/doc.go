@@ -1,5 +1,5 @@
 // Package etf reads and writes as much of Erlang's external term format as the
-// EBOOT file protocol needs.
+// EBOOT file protocol and boot scripts need.
 //
 // A frame is one term: the version byte 131 and a tagged value. Decoder is a
 // cursor over a frame. Each Token is one tag with what belongs to it; the
@@ -16,6 +16,10 @@
 // memory has nothing to do with their size in the frame. Values are nested at
 // most MaxDepth deep, and a tuple or a list that claims more elements than bytes
 // are left is refused before its first element is looked at.
+//
+// Boot scripts are an operator's, and hold terms of any kind. NextAny, Raw and
+// AppendText read what term_to_binary makes in OTP 23 to 29, however deep, in
+// bounded stack; Inflate reads the compressed form, with a limit.
 //
 // Bytes after the term are ignored, as erlang:binary_to_term/1 ignores them.
 //

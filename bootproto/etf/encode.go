@@ -19,6 +19,12 @@ func AppendList(dst []byte, n int) []byte {
 // AppendNil appends the empty list.
 func AppendNil(dst []byte) []byte { return append(dst, tagNil) }
 
+// AppendMap begins a map of n pairs; they are to follow, each a key and its value.
+// No key may be there twice.
+func AppendMap(dst []byte, n int) []byte {
+	return binary.BigEndian.AppendUint32(append(dst, tagMap), uint32(n))
+}
+
 // AppendAtom appends an atom of at most 255 bytes of UTF-8, as
 // SMALL_ATOM_UTF8_EXT, which every release since R16 reads and which is what OTP
 // 26 and later write.

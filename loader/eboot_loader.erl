@@ -1,0 +1,785 @@
+%% The loader that eboot's boot scripts bring along. It takes the place of
+%% erl_prim_loader on a node started with -loader inet: it registers that name,
+%% answers the same messages, and adopts the connection that the stock loader
+%% has made. docs/PROTOCOL.md, "The session", describes what it says to a server.
+%%
+%% Nouns. The bundle is named by its digest, for the whole life of the node. The
+%% tree is what is known of its files: with it listings, file infos and "no such
+%% file" are answered here. The plan are the files that this boot will need, sent
+%% ahead; what has arrived and was not used yet is in files, what is on its way
+%% in expect. The plain protocol is OTP's own, spoken to a server that does not
+%% know ours.
+%%
+%% It runs while nothing but the preloaded modules exists: erlang, init,
+%% prim_inet and the BIFs of lists and maps. Two builds are made of it, one that
+%% OTP 23 and 24 read, and one for everything newer. (No records: the compiler of OTP 25
+%% makes instructions of them that OTP 23 has not, whatever it is told.)
+-module(eboot_loader).
+
+-export([start/1, phase/1, configure/0]).
+
+-define(PORT, 4368).          % discovery (inet_boot.hrl)
+-define(SILENCE, 1500).       % ms without a byte while we wait; a server says something every 250 ms
+-define(PLAIN_SILENCE, 15000).% of a server that speaks plain EBOOT only
+-define(WINDOW, 200).         % ms in which a better server may answer discovery
+-define(ROUND, 500).          % ms until everybody is asked again
+-define(CONNECT, 300).        % ms for a TCP connection; ten times that when in vain
+-define(SUSPECT, 5000).       % ms for which a server that failed is the last choice
+-define(LAZY_REPORT, 250).    % ms that a phase may wait for others to report
+-define(RELEASE, 5000).       % ms after the boot, or the last use, until tree and files are dropped
+-define(IDLE, 60000).         % ms without use until the connection is closed, as the stock loader does
+-define(COMPLAIN, 10000).     % ms in vain until the console is told
+-define(SLOW, 20).           % ms to the answer of a slow link
+-define(GROUP, 64).           % modules fetched at once
+-define(FETCH, 400).          % paths in one request
+
+%% start/1 is called by the boot script, as the start of a kernel process. Args is a
+%% list of {Key, Value}: digest, bundle and script name the bundle, vars has the
+%% directories that boot variables stand for.
+start(Args) ->
+    Self = self(),
+    Pid = spawn_link(fun() -> init(Self, Args) end),
+    receive
+        {Pid, ok} -> {ok, Pid};
+        {'EXIT', Pid, Reason} -> {error, Reason}
+    end.
+
+%% phase/1 is called by the boot script after each progress.
+phase(Phase) ->
+    erl_prim_loader ! {?MODULE, phase, Phase, now_ms()},
+    ok.
+
+%% configure/0 is called by the boot script of a bundle that has a sys.config. The module
+%% unicode must be loaded: init would ask for it while it waits for us.
+configure() ->
+    case {init:get_argument(config), init:get_argument(configfd)} of
+        {error, error} -> init:make_permanent(false, root() ++ "/sys");
+        _ -> ok
+    end.
+
+init(Parent, Args) ->
+    process_flag(trap_exit, true),
+    Old = whereis(erl_prim_loader),
+    Old ! {self(), {get_path, []}},
+    Path = receive {Old, {ok, P}} -> P end,
+    Conn = adopt(Old),
+    unregister(erl_prim_loader),
+    register(erl_prim_loader, self()),
+    Now = now_ms(),
+    S0 = #{parent => Parent, args => Args, hosts => hosts(), root => root(), path => [],
+           variables => variables(get_value(vars, Args, [])), % [{Name, Directory}]
+           boot => boot_number(), began => Now,
+           used => Now,       % when a request came, or the session was asked for
+           suspects => [],    % [{IP, Until}]
+           tries => 0,        % in vain since the latest success
+           control => false,  % whether the connection is kept
+           conn => Conn,
+           cache => #{roots => [], cwd => none, tree => none, files => #{}, expect => #{}, planned => false},
+           report => #{phases => [], due => infinity, ended => false, switches => 0, local => 0}},
+    S1 = case Conn of
+             #{socket := none} -> S0;
+             _ -> open(S0)
+         end,
+    Parent ! {self(), ok},
+    loop(S1#{path := [place(D, S1) || D <- Path]}).
+
+no_connection() ->
+    #{socket => none,  % port | none
+      peer => none,    % {IP, Port} of the server in use, or of the latest
+      session => none, % none | opening | open | plain
+      buffer => <<>>,  % what has arrived of the next frames
+      asked => 0,      % when the session was asked for
+      pack => false}.  % whether the link was found slow
+
+%% adopt takes the socket that the stock loader has connected. What is
+%% not documented, and was seen to work with OTP 23 to 29: the loader forgets a port
+%% when it is told that the port has ended (inet_exit_port/3), so that it does not close it
+%% after a minute.
+adopt(Old) ->
+    {links, Links} = process_info(Old, links),
+    case [P || P <- Links, is_port(P), erlang:port_info(P, name) =:= {name, "tcp_inet"}] of
+        [Socket | _] ->
+            try
+                true = erlang:port_connect(Socket, self()),
+                Old ! {'EXIT', Socket, adopted},
+                ok = prim_inet:setopts(Socket, tcp_options()),
+                {ok, Peer} = prim_inet:peername(Socket),
+                (no_connection())#{socket := Socket, peer := Peer}
+            catch
+                error:_ -> no_connection()
+            end;
+        [] ->
+            no_connection()
+    end.
+
+%% The main loop.
+
+loop(#{conn := #{socket := Socket}, parent := Parent} = S) ->
+    receive
+        {Pid, Request} when is_pid(Pid) ->
+            loop(answer(Pid, Request, S#{used := now_ms()}));
+        {?MODULE, phase, Phase, At} ->
+            loop(phase_reached(Phase, At, S));
+        {tcp, Socket, Data} ->
+            loop(consume(feed(Data, S)));
+        {tcp_closed, Socket} ->
+            loop(closed(S));
+        {tcp_error, Socket, _} ->
+            loop(closed(S));
+        {'EXIT', Socket, _} ->
+            loop(closed(S));
+        {'EXIT', Parent, Why} ->
+            exit(Why);
+        _ ->
+            loop(S)
+    after wait(S) ->
+            loop(timeout(now_ms(), S))
+    end.
+
+%% answer serves one request. Whatever goes wrong with it, its caller gets an answer.
+answer(Pid, Request, S) ->
+    {Reply, S1} = try
+                      handle(Request, S)
+                  catch
+                      error:Reason -> {{error, Reason}, closed(S)}
+                  end,
+    case Reply of
+        ignore -> S1;
+        _ -> Pid ! {self(), Reply}, S1
+    end.
+
+handle({set_path, Paths}, S) -> {ok, S#{path := [place(D, S) || D <- Paths]}};
+handle({get_path, _}, #{path := Path} = S) -> {{ok, Path}, S};
+handle({get_file, File}, #{path := Path} = S) -> get_file(File, Path, S);
+handle({get_modules, {Modules, Fun}}, #{path := Path} = S) -> get_modules(Modules, Fun, Path, S);
+handle({get_modules, {Modules, Fun, Path}}, S) -> get_modules(Modules, Fun, Path, S);
+handle({read_file, File}, S) -> get(File, S);
+handle({list_dir, Dir}, S) -> list_dir(Dir, S);
+handle({read_file_info, File}, S) -> file_info(read_file_info, File, S);
+handle({read_link_info, File}, S) -> file_info(read_link_info, File, S);
+handle({get_cwd, []}, S) -> get_cwd(ready(S));
+handle({get_cwd, [Drive]}, S) -> call({get_cwd, Drive}, S);
+%% These two kill the stock loader in inet mode.
+handle({set_primary_archive, _, _, _, _}, S) -> {{error, enotsup}, S};
+handle(purge_archive_cache, S) -> {ok, S};
+handle(_, S) -> {ignore, S}.
+
+%% Files.
+
+get_file(File, Path, S) ->
+    case Path =/= [] andalso erl_prim_loader:is_basename(File) of
+        true -> search(File, Path, {error, enoent}, S);
+        false -> named(File, get(File, S))
+    end.
+
+search(File, [Dir | Path], _, S) ->
+    Name = Dir ++ "/" ++ File,
+    case get(Name, S) of
+        {{error, _} = Error, S1} -> search(File, Path, Error, S1);
+        Found -> named(Name, Found)
+    end;
+search(_, [], Error, S) ->
+    {Error, S}.
+
+named(Name, {{ok, Content}, S}) -> {{ok, Content, Name}, S};
+named(_, Failed) -> Failed.
+
+get(Name0, S0) ->
+    {Where, Name, S} = lookup(Name0, S0),
+    case Where of
+        {_, {d, _, _}} -> {{error, eisdir}, local(S)};
+        {Path, _} -> content(Path, Name, S);
+        {error, Reason, _} -> {{error, Reason}, local(S)};
+        wire -> call({get, Name}, S)
+    end.
+
+%% content returns a file that exists.
+content(Path, Name, #{cache := #{files := Files, expect := Expect} = C} = S) ->
+    case Files of
+        #{Path := Content} ->
+            {{ok, unpack(Content)}, local(S#{cache := C#{files := used(Path, Files)}})};
+        _ when is_map_key(Path, Expect) ->
+            case step(S) of
+                {lost, S1} -> content(Path, Name, online(S1));
+                {_, S1} -> content(Path, Name, S1)
+            end;
+        _ ->
+            call({get, Name}, S)
+    end.
+
+unpack({packed, Term}) -> binary_to_term(Term);
+unpack(Content) -> Content.
+
+%% A module is loaded once, other files may be read again.
+used(Path, Files) ->
+    case byte_size(Path) of
+        N when N > 5, binary_part(Path, N - 5, 5) =:= <<".beam">> -> maps:remove(Path, Files);
+        _ -> Files
+    end.
+
+list_dir(Name0, S0) ->
+    {Where, Name, S} = lookup(Name0, S0),
+    case Where of
+        {_, {d, _, Entries}} -> {{ok, [binary_to_list(N) || N <- sort(maps:keys(Entries))]}, local(S)};
+        {_, _} -> {{error, enotdir}, local(S)};
+        {error, _, true} -> {{error, enotdir}, local(S)}; % as erl_prim_loader says of archives
+        {error, Reason, false} -> {{error, Reason}, local(S)};
+        wire -> call({list_dir, Name}, S)
+    end.
+
+file_info(Request, Name0, S0) ->
+    {Where, Name, S} = lookup(Name0, S0),
+    case Where of
+        {_, Entry} -> {{ok, info(Entry)}, local(S)};
+        {error, Reason, _} -> {{error, Reason}, local(S)};
+        wire -> call({Request, Name}, S)
+    end.
+
+get_cwd(#{cache := #{tree := Tree, cwd := Cwd}} = S) when Tree =/= none, Cwd =/= none -> {{ok, Cwd}, local(S)};
+get_cwd(S) -> call(get_cwd, S).
+
+%% info is the record file_info of kernel's file.hrl, with what a server would say.
+info({d, Time, _}) -> info(4096, directory, Time, 8#040755);
+info({x, Size, Time}) -> info(Size, regular, Time, 8#100755);
+info({f, Size, Time}) -> info(Size, regular, Time, 8#100644).
+
+info(Size, Type, Time, Mode) ->
+    At = erlang:posixtime_to_universaltime(Time),
+    {file_info, Size, Type, read, At, At, At, Mode, 1, 0, 0, 0, 0, 0}.
+
+%% get_modules asks for what is missing of a group of modules at once. A caller that
+%% fails is not our failure: what its fun returns or throws is told to it.
+get_modules(Modules, Fun, Path, S) ->
+    get_modules(Modules, Fun, Path, S, [], []).
+
+get_modules([], _, _, S, Good, Bad) ->
+    {{ok, {Good, Bad}}, S};
+get_modules(Modules, Fun, Path, S0, Good0, Bad0) ->
+    {Group, Rest} = split(?GROUP, Modules, []),
+    S1 = ready(S0),
+    S2 = fetch(missing(Group, Path, S1), S1),
+    {S, Good, Bad} = get_group(Group, Fun, Path, S2, Good0, Bad0),
+    get_modules(Rest, Fun, Path, S, Good, Bad).
+
+get_group([Module | Modules], Fun, Path, S, Good, Bad) ->
+    case get_file(beam(Module), Path, S) of
+        {{ok, Beam, Name}, S1} ->
+            case process(Module, Name, Beam, Fun) of
+                {ok, Result} -> get_group(Modules, Fun, Path, S1, [{Module, Result} | Good], Bad);
+                {error, Reason} -> get_group(Modules, Fun, Path, S1, Good, [{Module, Reason} | Bad])
+            end;
+        {{error, Reason}, S1} ->
+            get_group(Modules, Fun, Path, S1, Good, [{Module, Reason} | Bad])
+    end;
+get_group([], _, _, S, Good, Bad) ->
+    {S, Good, Bad}.
+
+process(Module, Name, Beam, Fun) ->
+    try Fun(Module, Name, Beam) of
+        {ok, _} = Good -> Good;
+        {error, _} = Bad -> Bad;
+        Other -> {error, {bad_return, Other}}
+    catch
+        _:Reason -> {error, {crash, Reason}}
+    end.
+
+beam(Module) -> atom_to_list(Module) ++ init:objfile_extension().
+
+%% missing returns the files of modules that are neither here nor on their way.
+missing(Modules, Path, S) ->
+    [F || M <- Modules, F <- first(beam(M), Path, S)].
+
+first(File, [Dir | Path], #{cache := #{files := Files, expect := Expect}} = S) ->
+    case resolve(Dir ++ "/" ++ File, S) of
+        {F, {Kind, _, _}} when Kind =/= d, not is_map_key(F, Files), not is_map_key(F, Expect) -> [F];
+        {error, _, _} -> first(File, Path, S);
+        _ -> []
+    end;
+first(_, [], _) ->
+    [].
+
+fetch(Paths, #{cache := #{expect := Expect} = C, conn := #{session := open}} = S) when Paths =/= [] ->
+    ask(Paths, S#{cache := C#{expect := expecting(Paths, Expect)}});
+fetch(_, S) ->
+    S.
+
+ask([], S) ->
+    S;
+ask(Paths, S) ->
+    {Some, More} = split(?FETCH, Paths, []),
+    ask(More, send({eboot_fetch, Some}, S)).
+
+expecting([Path | Paths], Expect) -> expecting(Paths, Expect#{Path => true});
+expecting([], Expect) -> Expect.
+
+%% Names.
+
+%% lookup finds a name in the tree: {Path, Entry}, {error, Reason, Archive} where Archive
+%% says that the name leads through what would be an archive, or wire when only a server
+%% can tell. It returns the name with boot variables in their place.
+lookup(Name0, S0) ->
+    S = ready(S0),
+    Name = place(Name0, S),
+    {resolve(Name, S), Name, S}.
+
+resolve(_, #{cache := #{tree := none}}) ->
+    wire;
+resolve(Name, #{cache := #{tree := Tree, roots := Roots}}) ->
+    case relative(parts(Name, [], []), Roots) of
+        wire -> wire;
+        none -> {error, enoent, false};
+        Parts ->
+            case walk(Parts, Tree) of
+                wire -> wire;
+                {error, Reason} -> {error, Reason, archived(Parts)};
+                {d, _, _} = Directory -> {join(Parts), Directory};
+                File ->
+                    case reverse(Name) of
+                        [C | _] when C =:= $/; C =:= $. -> wire; % demands a directory
+                        _ -> {join(Parts), File}
+                    end
+            end
+    end.
+
+%% parts splits a name at its slashes: [absolute | relative, binary ...]. What is rare is
+%% left to the server: the empty name, and other than ASCII.
+parts([$/ | Name], [], []) -> parts(Name, [], [absolute]);
+parts([_ | _] = Name, [], []) -> parts(Name, [], [relative]);
+parts([$/ | Name], Word, Parts) -> parts(Name, [], part(Word, Parts));
+parts([C | Name], Word, Parts) when is_integer(C), C > 0, C < 128 -> parts(Name, [C | Word], Parts);
+parts([], Word, [_ | _] = Parts) -> reverse(part(Word, Parts));
+parts(_, _, _) -> wire.
+
+part(Word, Parts) when Word =:= []; Word =:= "." -> Parts;
+part("..", [absolute]) -> [absolute];
+part("..", [Part | Parts]) when is_binary(Part), Part =/= <<"..">> -> Parts;
+part(Word, Parts) -> [list_to_binary(reverse(Word)) | Parts].
+
+%% relative is where a server looks: below the longest of its roots.
+relative([absolute | Parts], Roots) -> below(Parts, Roots);
+relative([relative, <<"..">> | _], _) -> wire;
+relative([relative | Parts], _) -> Parts;
+relative(wire, _) -> wire.
+
+below(Parts, [Root | Roots]) ->
+    case strip(Root, Parts) of
+        none -> below(Parts, Roots);
+        Rest -> Rest
+    end;
+below(_, []) ->
+    none.
+
+strip([X | Prefix], [X | List]) -> strip(Prefix, List);
+strip([], List) -> List;
+strip(_, _) -> none.
+
+walk([Part | Parts], {d, _, Entries}) ->
+    case Entries of
+        #{Part := Entry} -> walk(Parts, Entry);
+        _ when byte_size(Part) > 255 -> wire;
+        _ -> {error, enoent}
+    end;
+walk([], Entry) -> Entry;
+walk(_, wire) -> wire;
+walk(_, _) -> {error, enotdir}.
+
+archived([Part | Parts]) ->
+    case byte_size(Part) of
+        N when N > 3, binary_part(Part, N - 3, 3) =:= <<".ez">> -> true;
+        _ -> archived(Parts)
+    end;
+archived([]) ->
+    false.
+
+join([]) -> <<>>;
+join([Part | Parts]) -> join(Parts, Part).
+
+join([Part | Parts], Path) -> join(Parts, <<Path/binary, $/, Part/binary>>);
+join([], Path) -> Path.
+
+%% place puts the directory of a boot variable where our boot script has its name, right
+%% below the root: "/opt/erlang/$RELEASE_LIB/kernel-8.5.3/ebin".
+place(Name, S) when is_atom(Name) -> place(atom_to_list(Name), S);
+place(Name, #{root := Root, variables := Variables}) ->
+    case strip(Root ++ "/$", Name) of
+        none -> Name;
+        Rest -> place(Rest, Variables, Name)
+    end.
+
+place(Rest, [{Variable, Directory} | Variables], Name) ->
+    case strip(Variable, Rest) of
+        [$/ | _] = Below -> Directory ++ Below;
+        [] -> Directory;
+        _ -> place(Rest, Variables, Name)
+    end;
+place(_, [], Name) ->
+    Name.
+
+%% variables are the directories of boot variables: the slave's own, else the bundle's.
+variables([{Variable, Directory} | More]) ->
+    Name = binary_to_list(Variable),
+    Default = root() ++ "/" ++ binary_to_list(Directory),
+    [{Name, given(Name, Default)} | variables(More)];
+variables([]) ->
+    [].
+
+given(Name, Default) ->
+    case init:get_argument(boot_var) of
+        {ok, Given} -> given(Name, Default, Given);
+        error -> Default
+    end.
+
+given(Name, _, [[Name, Directory] | _]) -> Directory;
+given(Name, Default, [_ | Given]) -> given(Name, Default, Given);
+given(_, Default, []) -> Default.
+
+%% The session.
+
+%% ready returns when the tree is here, or will not be: the server speaks plain EBOOT.
+ready(#{conn := #{session := plain}} = S) -> S;
+ready(#{cache := #{tree := Tree}} = S) when Tree =/= none -> S;
+ready(#{conn := #{session := open}} = S) -> ready(open(S));
+ready(S) ->
+    case online(S) of
+        #{conn := #{session := opening}} = S1 ->
+            {_, S2} = step(S1),
+            ready(S2);
+        S1 ->
+            ready(S1)
+    end.
+
+%% online returns with a connection.
+online(#{conn := #{socket := none}} = S) -> connect(S);
+online(S) -> S.
+
+%% call asks the server, as the stock loader would, until some server has answered.
+call(Request, S0) ->
+    S = settled(online(S0)),
+    reply(Request, send(Request, S)).
+
+%% settled returns when it is known what the server speaks.
+settled(#{conn := #{session := opening}} = S) ->
+    {_, S1} = step(S),
+    settled(online(S1));
+settled(S) ->
+    S.
+
+reply(Request, S) ->
+    case step(S) of
+        {lost, S1} -> call(Request, S1);
+        {more, S1} -> reply(Request, S1);
+        {{_, {ok, _} = Good}, S1} -> {Good, S1};
+        {{_, {error, Reason}}, S1} -> {{error, Reason}, S1};
+        {{error, Reason}, S1} -> {{error, Reason}, S1}
+    end.
+
+%% open asks for a session. What is wanted comes with the answer.
+open(#{args := Args, conn := #{pack := Pack} = Conn, cache := #{tree := Tree, planned := Planned}, report := #{ended := Ended},
+       root := Root, began := Began, boot := Boot} = S) ->
+    Now = now_ms(),
+    Want = [tree || Tree =:= none] ++ [plan || not Planned, Ended =:= false],
+    Options = [{bundle, get_value(bundle, Args, <<>>)}, {script, get_value(script, Args, <<>>)}, {mode, mode()},
+               {root, text(Root)}, {age, Now - Began}, {boot, Boot},
+               {want, Want}, {pack, Pack}],
+    send({eboot_open, 1, get_value(digest, Args, <<>>), Options},
+         S#{used := Now, conn := Conn#{session := opening, asked := Now}}).
+
+%% step takes the next frame: {lost, S} when there is no connection any more, {more, S} when
+%% it was one of ours, {Reply, S}.
+step(#{conn := #{socket := none}} = S) ->
+    {lost, S};
+step(S0) ->
+    case frame(S0) of
+        {lost, S} -> {lost, S};
+        {Frame, S} -> take(binary_to_term(Frame), S)
+    end.
+
+take({eboot_file, Path, Content}, #{cache := #{expect := Expect, files := Files} = C} = S) ->
+    case {Expect, Content} of
+        {#{Path := _}, {error, _}} -> {more, S#{cache := C#{expect := maps:remove(Path, Expect)}}};
+        {#{Path := _}, _} ->
+            {more, S#{cache := C#{expect := maps:remove(Path, Expect), files := Files#{Path => Content}}}};
+        _ -> {more, S} % dropped meanwhile
+    end;
+take({eboot_done, _}, S) -> {more, S};
+take({eboot_open, {ok, Info}}, S) -> {more, opened(Info, S)};
+take({eboot_open, {error, _}}, S) -> {lost, lost(S)};
+take({error, unknown_command}, #{conn := #{session := opening} = Conn, cache := C} = S) ->
+    {more, S#{tries := 0, conn := Conn#{session := plain}, cache := C#{tree := none, expect := #{}}}};
+take(Reply, S) -> {Reply, S}.
+
+opened(Info, #{cache := #{tree := Tree, planned := Planned, expect := Expect} = Cache, conn := #{asked := Asked} = Conn,
+               report := #{phases := Phases} = Report} = S) ->
+    Plan = get_value(plan, Info, none),
+    Cwd = binary_to_list(get_value(cwd, Info, <<>>)),
+    C = Cache#{roots := roots(get_value(roots, Info, [])),
+               cwd := case parts(Cwd, [], []) of wire -> none; _ -> Cwd end,
+               tree := case get_value(tree, Info, none) of none -> Tree; Packed -> binary_to_term(Packed) end,
+               expect := case Plan of none -> Expect; _ -> expecting(Plan, Expect) end,
+               planned := Planned orelse Plan =/= none},
+    Due = case Phases of [] -> infinity; _ -> now_ms() + ?LAZY_REPORT end,
+    S1 = S#{cache := C, tries := 0, control := get_value(control, Info, off) =:= on,
+            conn := Conn#{session := open, pack := now_ms() - Asked > ?SLOW}, report := Report#{due := Due}},
+    ask(maps:keys(Expect), S1). % what a server that is gone had still to send
+
+%% roots are split into parts, the longest first, as parts/3 does it to names.
+roots(Roots) ->
+    [Parts || {_, Parts} <- reverse(sort([{length(P), P} || R <- Roots, [absolute | P] <- [parts(binary_to_list(R) ++ "/", [], [])]]))].
+
+%% send ignores failures: they are seen when the answer is waited for.
+send(Request, #{conn := #{socket := Socket}} = S) when is_port(Socket) ->
+    Data = term_to_binary(Request),
+    _ = prim_inet:send(Socket, [<<(byte_size(Data)):32>>, Data]),
+    S;
+send(_, S) ->
+    S.
+
+%% frame returns the next frame that is not empty, waiting for it.
+frame(#{conn := #{buffer := <<0:32, Rest/binary>>} = Conn} = S) ->
+    frame(S#{conn := Conn#{buffer := Rest}});
+frame(#{conn := #{buffer := <<Size:32, Frame:Size/binary, Rest/binary>>} = Conn} = S) ->
+    {Frame, S#{conn := Conn#{buffer := Rest}}};
+frame(#{conn := #{socket := Socket, session := Session}, parent := Parent} = S) ->
+    Patience = case Session of plain -> ?PLAIN_SILENCE; _ -> ?SILENCE end,
+    receive
+        {tcp, Socket, Data} -> frame(feed(Data, S));
+        {tcp_closed, Socket} -> {lost, lost(S)};
+        {tcp_error, Socket, _} -> {lost, lost(S)};
+        {'EXIT', Socket, _} -> {lost, lost(S)};
+        {'EXIT', Parent, Why} -> exit(Why)
+    after Patience -> {lost, lost(S)}
+    end.
+
+feed(Data, #{conn := #{buffer := <<>>} = Conn} = S) -> S#{conn := Conn#{buffer := Data}};
+feed(Data, #{conn := #{buffer := Buffer} = Conn} = S) -> S#{conn := Conn#{buffer := <<Buffer/binary, Data/binary>>}}.
+
+%% consume takes the whole frames that came while nobody waited.
+consume(#{conn := #{buffer := <<Size:32, Rest/binary>>} = Conn} = S) when byte_size(Rest) >= Size ->
+    case Size of
+        0 -> consume(S#{conn := Conn#{buffer := Rest}});
+        _ ->
+            {_, S1} = step(S),
+            consume(S1)
+    end;
+consume(S) ->
+    S.
+
+%% lost gives a server up that failed while it was needed; closed, a connection that was not.
+lost(#{conn := #{peer := Peer}, report := #{switches := Switches} = Report, suspects := Suspects, tries := Tries} = S) ->
+    Host = case Peer of {IP, _} -> IP; none -> none end,
+    (closed(S))#{suspects := [{Host, now_ms() + ?SUSPECT} | live(Suspects)], tries := Tries + 1,
+                      report := Report#{switches := Switches + 1}}.
+
+closed(#{conn := #{socket := Socket, peer := Peer, pack := Pack}} = S) ->
+    case is_port(Socket) of
+        true -> unlink(Socket), exit(Socket, kill);
+        false -> ok
+    end,
+    S#{conn := (no_connection())#{peer := Peer, pack := Pack}}.
+
+live(Suspects) ->
+    Now = now_ms(),
+    [Suspect || {_, Until} = Suspect <- Suspects, Until > Now].
+
+%% Finding a server.
+
+%% connect returns connected, with the session asked for. A server that was left because
+%% it was not used is tried first; else everybody is asked, and the best takes it. In vain, it
+%% waits longer each time, up to half a second; a little even the first time, so that not all
+%% slaves of a server that died turn to the next one at once.
+connect(#{conn := #{peer := {IP, Port}}, suspects := Suspects, tries := 0} = S) ->
+    case [x || {Host, _} <- live(Suspects), Host =:= IP] of
+        [] -> connect([{IP, Port}], S#{tries := 1});
+        _ -> connect(S#{tries := 1})
+    end;
+connect(#{tries := Tries} = S) ->
+    pause(jitter(min(500, 20 bsl min(Tries, 6))), S),
+    complain(S),
+    connect(discover(S), S#{tries := Tries + 1}).
+
+connect([{IP, Port} | Servers], #{conn := Conn, tries := Tries, suspects := Suspects} = S) ->
+    case tcp(IP, Port, case Tries > 3 of true -> 10 * ?CONNECT; false -> ?CONNECT end) of
+        {ok, Socket} -> open(S#{conn := Conn#{socket := Socket, peer := {IP, Port}, session := none, buffer := <<>>}});
+        {error, _} -> connect(Servers, S#{suspects := [{IP, now_ms() + ?SUSPECT} | live(Suspects)]})
+    end;
+connect([], S) ->
+    connect(S).
+
+%% complain tells the console, seldom, why nothing goes on.
+complain(#{tries := Tries, hosts := Hosts}) ->
+    case Tries rem 12 of
+        11 -> erlang:display({?MODULE, 'no server has our bundle', Hosts});
+        _ -> ok
+    end.
+
+pause(Time, #{parent := Parent}) ->
+    receive {'EXIT', Parent, Why} -> exit(Why) after Time -> ok end.
+
+%% discover returns the servers that answered, the best first: [{IP, Port}].
+discover(#{hosts := Hosts, suspects := Suspects, parent := Parent}) ->
+    case prim_inet:open(udp, inet, dgram) of
+        {ok, Socket} ->
+            ok = prim_inet:setopts(Socket, [{mode, list}, {active, true}, {deliver, term}, {broadcast, true}]),
+            {ok, _} = prim_inet:bind(Socket, {0, 0, 0, 0}, 0),
+            Query = ["EBOOTQ", erlang:system_info(version)],
+            _ = [prim_inet:sendto(Socket, Host, ?PORT, Query) || Host <- Hosts],
+            Bad = [Host || {Host, _} <- live(Suspects)],
+            Found = collect(Socket, Parent, now_ms(), [H || H <- Hosts, not lists:member(H, Bad)], Bad, []),
+            unlink(Socket),
+            exit(Socket, kill),
+            [{IP, Port} || {_, _, IP, Port} <- sort(Found)];
+        {error, _} ->
+            []
+    end.
+
+%% collect waits for answers until all that are trusted have answered, or one of them says
+%% that it is the best, or the window is over. A broadcast address never answers.
+collect(Socket, Parent, Began, Trusted, Bad, Found) ->
+    Left = case Found of
+               [] -> Began + ?ROUND - now_ms();
+               [{trusted, 0, _, _} | _] -> 0;
+               _ when Trusted =:= [] -> 0;
+               _ -> Began + ?WINDOW - now_ms()
+           end,
+    receive
+        {udp, Socket, IP, _, [$E, $B, $O, $O, $T, $R, Priority, High, Low | _]} ->
+            Trust = case lists:member(IP, Bad) of true -> untrusted; false -> trusted end,
+            collect(Socket, Parent, Began, [H || H <- Trusted, H =/= IP], Bad, [{Trust, Priority, IP, High * 256 + Low} | Found]);
+        {udp, Socket, _, _, _} ->
+            collect(Socket, Parent, Began, Trusted, Bad, Found);
+        {'EXIT', Parent, Why} ->
+            exit(Why)
+    after max(0, Left) ->
+            Found
+    end.
+
+tcp(IP, Port, Timeout) ->
+    case prim_inet:open(tcp, inet, stream) of
+        {ok, Socket} ->
+            ok = prim_inet:setopts(Socket, tcp_options()),
+            case prim_inet:connect(Socket, IP, Port, Timeout) of
+                ok -> {ok, Socket};
+                Error -> unlink(Socket), prim_inet:close(Socket), Error
+            end;
+        Error -> Error
+    end.
+
+%% Frames are taken apart here, not by the driver: the bytes of a long one are signs of life.
+tcp_options() ->
+    [{mode, binary}, {packet, 0}, {active, true}, {deliver, term}, {nodelay, true}, {keepalive, true}, {buffer, 65536}].
+
+%% Reports, and what is done when nothing happens.
+
+phase_reached(Phase, At, #{began := Began, report := #{phases := Phases, due := Later, ended := Ended} = Report} = S) ->
+    Due = case Phase of started -> 0; _ -> min(Later, At + ?LAZY_REPORT) end,
+    S1 = S#{used := now_ms(), report := Report#{phases := [{phase, Phase, max(0, At - Began)} | Phases], due := Due,
+                                                        ended := case Phase of started -> At; _ -> Ended end}},
+    case Due of
+        0 -> report(S1);
+        _ -> S1
+    end.
+
+%% report tells all that is known each time: this server may not be the one of the last time.
+report(S0) ->
+    #{conn := #{session := Session}, report := #{phases := Phases, switches := Switches, local := Local} = Report} = S =
+        settled(online(S0)),
+    S1 = S#{report := Report#{due := infinity}},
+    case Session of
+        open -> send({eboot_report, [{switches, Switches}, {local, Local} | reverse(Phases)]}, S1);
+        plain -> S1
+    end.
+
+local(#{report := #{local := Local} = Report} = S) -> S#{report := Report#{local := Local + 1}}.
+
+%% wait is how long the loop may sleep.
+wait(#{report := #{due := Due}, used := Used} = S) ->
+    Release = release_at(S),
+    Idle = case S of
+               #{conn := #{socket := none}, control := true} -> Used + jitter(1000);
+               #{conn := #{socket := none}} -> infinity;
+               #{control := true} -> infinity;
+               _ -> Used + ?IDLE
+           end,
+    case min(Due, min(Release, Idle)) of % a number is less than an atom
+        infinity -> infinity;
+        Time -> max(0, Time - now_ms())
+    end.
+
+%% release_at is when tree and files are to be dropped. What was sent ahead goes even when
+%% the node goes on to load code.
+release_at(#{report := #{ended := false}}) -> infinity;
+release_at(#{cache := #{tree := none, files := Files}}) when Files =:= #{} -> infinity;
+release_at(#{cache := #{files := Files}, used := Used}) when Files =:= #{} -> Used + ?RELEASE;
+release_at(#{report := #{ended := Ended}, used := Used}) -> min(Used, Ended) + ?RELEASE.
+
+timeout(Now, #{report := #{due := Due}} = S) when Due =< Now ->
+    report(S);
+timeout(Now, #{used := Used, cache := C, conn := #{socket := Socket}, control := Control} = S) ->
+    case release_at(S) =< Now of
+        true ->
+            released(S#{cache := C#{tree := none, files := #{}, expect := #{}}});
+        false when Socket =:= none, Control -> online(S#{used := Now});
+        false when Used + ?IDLE =< Now -> closed(S);
+        false -> S
+    end.
+
+released(S) ->
+    erlang:garbage_collect(),
+    S.
+
+%% What the preloaded modules do not have.
+
+now_ms() -> erlang:monotonic_time(millisecond).
+
+jitter(Limit) -> erlang:phash2({self(), erlang:monotonic_time(), erlang:unique_integer()}, Limit) + 1.
+
+boot_number() ->
+    Seed = {erlang:system_time(), erlang:unique_integer(), make_ref()},
+    erlang:phash2({Seed, 1}, 1 bsl 24) bsl 24 bor erlang:phash2({Seed, 2}, 1 bsl 24).
+
+%% text is Latin-1, which is all that is needed for a name that the tree knows.
+text(String) ->
+    try list_to_binary(String) catch error:_ -> <<>> end.
+
+root() ->
+    {ok, [[Root]]} = init:get_argument(root),
+    Root.
+
+mode() ->
+    case init:get_argument(mode) of
+        {ok, [["embedded"] | _]} -> embedded;
+        _ -> interactive
+    end.
+
+hosts() ->
+    case init:get_argument(hosts) of
+        {ok, [Hosts | _]} -> [Host || Text <- Hosts, Host <- address(Text, 0, [])];
+        _ -> []
+    end.
+
+address([$. | Text], N, Parts) -> address(Text, 0, [N | Parts]);
+address([C | Text], N, Parts) when C >= $0, C =< $9, N < 256 -> address(Text, 10 * N + C - $0, Parts);
+address([], D, [C, B, A]) when A < 256, B < 256, C < 256, D < 256 -> [{A, B, C, D}];
+address(_, _, _) -> [].
+
+get_value(Key, List, Default) ->
+    case lists:keyfind(Key, 1, List) of
+        {_, Value} -> Value;
+        false -> Default
+    end.
+
+split(N, [X | List], Taken) when N > 0 -> split(N - 1, List, [X | Taken]);
+split(_, List, Taken) -> {reverse(Taken), List}.
+
+reverse(List) -> lists:reverse(List, []).
+
+sort([]) -> [];
+sort([X]) -> [X];
+sort(List) ->
+    {Left, Right} = split(length(List) div 2, List, []),
+    merge(sort(Left), sort(Right)).
+
+merge([X | Xs], [Y | Ys]) when X =< Y -> [X | merge(Xs, [Y | Ys])];
+merge([X | Xs], [Y | Ys]) -> [Y | merge([X | Xs], Ys)];
+merge([], Ys) -> Ys;
+merge(Xs, []) -> Xs.
