@@ -6,6 +6,7 @@ import (
 	"io"
 	"net"
 	"runtime"
+	"slices"
 	"strings"
 	"testing"
 )
@@ -13,12 +14,18 @@ import (
 // benchmarkRequests sends one request again and again over loopback. The client
 // shares the processor.
 func benchmarkRequests(b *testing.B, files *tree, name string) {
+	benchmarkExchange(b, files, name, func(net.Conn) {})
+}
+
+// benchmarkExchange begins with a preparation of the connection.
+func benchmarkExchange(b *testing.B, files Host, name string, prepare func(net.Conn)) {
 	_, addr := startFiles(b, FileServerOptions{Host: files})
 	conn, err := net.Dial("tcp4", addr)
 	if err != nil {
 		b.Fatal(err)
 	}
 	defer conn.Close()
+	prepare(conn)
 	request := ask("get", name)
 	reply := make([]byte, 1<<20)
 	b.ReportAllocs()
@@ -53,6 +60,47 @@ func BenchmarkLargeContentInMemory(b *testing.B) {
 	files := newTree()
 	files.files[benchName] = Content{Data: []byte(strings.Repeat("beam", 64<<10))}
 	benchmarkRequests(b, files, benchName)
+}
+
+// BenchmarkPlanStream sends the files of a plan, 140 of 20 KiB, in answer to one request.
+func BenchmarkPlanStream(b *testing.B) {
+	const count, size = 140, 20 << 10
+	files := newExtendedTree()
+	content := Content{Data: []byte(strings.Repeat("beam", size/4))}
+	files.fetch = func(string, bool) (Content, error) { return content, nil }
+	_, addr := startFiles(b, FileServerOptions{Host: files})
+	conn, err := net.Dial("tcp4", addr)
+	if err != nil {
+		b.Fatal(err)
+	}
+	defer conn.Close()
+	opensOn(b, conn)
+	paths := slices.Repeat([]string{strings.TrimPrefix(benchName, "/usr/lib/erlang/")}, count)
+	request := askFetch(paths...)
+	length := count*(len(appendFile(nil, []byte(paths[0]), false, size))+size) + len(appendDone(nil, count))
+	reply := make([]byte, 256<<10)
+	b.SetBytes(int64(length))
+	b.ReportAllocs()
+	for b.Loop() {
+		if _, err := conn.Write(request); err != nil {
+			b.Fatal(err)
+		}
+		for left := length; left > 0; {
+			n, err := conn.Read(reply[:min(len(reply), left)])
+			if err != nil {
+				b.Fatal(err)
+			}
+			left -= n
+		}
+	}
+}
+
+// BenchmarkSmallFileOpened is BenchmarkSmallFile of a slave with our loader: what keep-alives
+// cost a request.
+func BenchmarkSmallFileOpened(b *testing.B) {
+	files := newExtendedTree()
+	files.files[benchName] = Content{Data: []byte(strings.Repeat("beam", 3<<10))}
+	benchmarkExchange(b, files, benchName, func(conn net.Conn) { opensOn(b, conn) })
 }
 
 func BenchmarkParseRequest(b *testing.B) {

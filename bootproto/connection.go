@@ -39,6 +39,7 @@ var (
 	errReleased   = errors.New("the server is stopping; the connection stays open until its slave asks again")
 	errWrongSize  = errors.New("the content is shorter than its size")
 	errFrameLimit = errors.New("the content does not fit into a frame")
+	errFetch      = errors.New("malformed request for files, or none of a slave that opened a session")
 
 	// The slave closed the connection between two requests, as it should.
 	errClosed = errors.New("closed by the slave")
@@ -59,8 +60,9 @@ type connection struct {
 	session Session               // nil once closed
 	ended   atomic.Pointer[error] // why another goroutine closed conn
 
-	reading // what arrives
-	writing // what leaves
+	reading  // what arrives
+	writing  // what leaves
+	extended // what our loader adds
 }
 
 // reading is the buffer of what was received, and the deadline of the next read.
@@ -81,7 +83,7 @@ func (c *connection) run(session Session) {
 		_ = c.conn.Close() // the Holder's duplicate keeps it open
 	} else {
 		c.hangUp()
-		if c.held != nil {
+		if c.holding() {
 			c.held.Drop()
 		}
 	}
@@ -118,6 +120,7 @@ func (c *connection) serve(session Session) error {
 	c.buffer = make([]byte, smallRead)
 	c.now = time.Now()
 	c.quietSince = c.now
+	c.files, _ = session.(Extended)
 	if err := c.expect(errFirstByte, c.server.options.FirstByteTimeout); err != nil {
 		return err
 	}
@@ -134,10 +137,13 @@ func (c *connection) serve(session Session) error {
 		if err != nil {
 			return err
 		}
+		c.stir(c.now)
 		if c.start == c.end {
 			c.outstanding(false)
 		}
-		session.Sent(int(n))
+		if n > 0 { // a report is not answered
+			session.Sent(int(n))
+		}
 		c.shrink()
 	}
 }
@@ -172,7 +178,7 @@ func (c *connection) read(have int) error {
 			return err
 		}
 	case have == 0 && c.waiting == nil:
-		if err := c.expect(errIdle, c.server.options.IdleTimeout); err != nil {
+		if err := c.expect(errIdle, c.idleLimit()); err != nil {
 			return err
 		}
 	}
@@ -251,7 +257,7 @@ func (c *connection) expect(what error, limit time.Duration) error {
 // arm sets the deadline of the next read. have is how many bytes of a request are there.
 func (c *connection) arm(have int) error {
 	for {
-		leaving := c.held != nil && have == 0 && c.group.draining.Load()
+		leaving := have == 0 && c.leaving()
 		deadline := c.deadline
 		if quiet := c.untilQuiet(); leaving && quiet.Before(deadline) {
 			deadline = quiet
@@ -260,7 +266,7 @@ func (c *connection) arm(have int) error {
 			return fmt.Errorf("read a request: %w", err)
 		}
 		// A drain that began meanwhile has set its deadline before us.
-		if leaving || c.held == nil || have > 0 || !c.group.draining.Load() {
+		if leaving || have > 0 || !c.leaving() {
 			return nil
 		}
 	}
@@ -271,6 +277,11 @@ func (c *connection) answer(session Session, frame []byte) (int64, error) {
 	r := parseRequest(frame, c.name[:0])
 	c.name = r.name
 	replies := c.server.replies
+	if r.op > operations && c.files != nil {
+		if what := extensionOf(frame); what != "" {
+			return c.answerExtended(what, frame)
+		}
+	}
 	switch {
 	case r.op == opUndecodable:
 		c.server.count.malformed.Add(1)

@@ -21,21 +21,30 @@
 // if it waits for a reply just then: a connection that ends while it is idle costs its
 // slave a minute, and so a Holder may keep it open when this process ends (drain.go).
 //
+// A slave may run a loader of our own instead of the stock one, which came with its boot
+// script. It speaks an extension of the file protocol (extension.go), to which a Session
+// agrees by being Extended: it opens a session for the bundle that it began with, fetches
+// many files at once, reports how its boot goes, and takes notice of every end of its
+// connection. An opened connection is told by empty frames that its server lives.
+//
 // # Goroutines
 //
 // Discovery.Serve runs three for each socket: one receives and answers, one sends
 // what was delayed, one waits for the end. FileServer.Serve runs one that accepts,
-// one that waits for the end, and one for each connection, which reads a request,
-// asks the Session and writes the reply. Recheck and the end of Serve reach a
-// connection from outside by its deadline or by closing it. Serve returns when all of its
-// goroutines have ended.
+// one that waits for the end, one that sends keep-alives to opened connections and sleeps
+// while there are none, and one for each connection, which reads a request, asks the
+// Session and writes the reply. Recheck, Drain and the end of Serve reach a connection from
+// outside by its deadline or by closing it; a keep-alive, by its turn to write, which is
+// held for whole frames, and which the keep-alive does not wait for. Serve returns when all
+// of its goroutines have ended.
 //
 // # Costs
 //
 // A request for a missing file or for content in memory costs one read, one
 // write and no allocation; the reading goroutine parks on the runtime's poller
 // between them. An idle connection holds a goroutine and 1 KiB of buffer. Large
-// content is sent by sendfile(2).
+// content is sent by sendfile(2). Of the files of one request many go with one write, from
+// where they are in memory.
 //
 // # Caveats
 //

@@ -13,6 +13,11 @@ import (
 // each module left (gm_get_mods/7). So a server that wants to be rid of a slave
 // serves it until it was quiet for a while, and then ends the connection when the
 // slave asks again, with that request unanswered.
+//
+// A slave that runs our loader takes notice of every end, and goes on with another server
+// within milliseconds. So when it opens a session its connection is given back by the
+// Holder, and a server that wants to be rid of it ends the connection as soon as it was
+// quiet for a while.
 
 // Holder keeps the connections of slaves from ending with this process.
 type Holder interface {
@@ -29,7 +34,8 @@ type Held interface {
 	// again. false: the Holder cannot, and nothing has changed. The connection is
 	// closed afterwards.
 	Release() bool
-	// Drop says that the connection ends. It was shut down before.
+	// Drop says that the connection is not to be kept any longer. One that ends was shut
+	// down before.
 	Drop()
 }
 
@@ -42,16 +48,23 @@ func (s *FileServer) Drain(on bool) {
 		return
 	}
 	now := time.Now()
-	s.drained.CompareAndSwap(nil, &now)
+	if !s.drained.CompareAndSwap(nil, &now) {
+		return
+	}
+	for _, c := range s.connections(nil) {
+		if c.opened.Load() { // one that is opened from now on looks whether we drain
+			_ = c.conn.SetReadDeadline(now)
+		}
+	}
 }
 
 // drain waits until the connections of a group have ended: see Serve.
 func (s *FileServer) drain(g *group) {
 	g.draining.Store(true)
 	for _, c := range s.connections(g) {
-		// Those that a Holder has look whether they are quiet. A connection that sets a
-		// deadline of its own looks at draining afterwards.
-		if c.held != nil {
+		// Those that a Holder has, or that are opened, look whether they are quiet. A
+		// connection that sets a deadline of its own looks at draining afterwards.
+		if c.held != nil || c.opened.Load() {
 			_ = c.conn.SetReadDeadline(time.Now())
 		}
 	}
@@ -98,15 +111,27 @@ func (c *connection) unwelcome() bool {
 	return c.now.Sub(began) >= c.server.options.Drain
 }
 
-// leave leaves a connection that is quiet to the Holder while the server stops, and
-// returns nil when the connection is to go on.
+// leaving reports whether the connection is to end without a request of its slave, when
+// it was quiet for a while.
+func (c *connection) leaving() bool {
+	if c.opened.Load() {
+		return c.group.draining.Load() || c.server.drained.Load() != nil
+	}
+	return c.held != nil && c.group.draining.Load()
+}
+
+// holding reports whether a Holder has the connection. Only its own goroutine may ask.
+func (c *connection) holding() bool { return c.held != nil && !c.opened.Load() }
+
+// leave ends an opened connection that is quiet, or leaves a stock one to the Holder while
+// the server stops, and returns nil when the connection is to go on.
 func (c *connection) leave() error {
 	over := c.group.over.Load()
 	quiet := over || c.now.Sub(c.quietSince) >= c.server.options.Quiet
 	switch {
-	case c.held != nil && c.group.draining.Load() && quiet && c.held.Release():
+	case c.holding() && c.group.draining.Load() && quiet && c.held.Release():
 		return errReleased
-	case over:
+	case over || quiet && c.opened.Load() && c.leaving():
 		return errDraining
 	}
 	return nil
@@ -124,13 +149,14 @@ func (c *connection) untilQuiet() time.Time {
 
 // outstanding notes whether a request is.
 func (c *connection) outstanding(busy bool) {
+	c.stir(c.now)
 	c.busy.Store(busy)
-	if c.held != nil {
+	if c.holding() {
 		c.held.Busy(busy)
 	}
 }
 
-// hangUp closes the connection. Where there is a duplicate, close(2) alone would end
+// hangUp closes the connection. Where there is or was a duplicate, close(2) alone would end
 // nothing.
 func (c *connection) hangUp() {
 	if tcp, ok := c.conn.(*net.TCPConn); ok && c.held != nil {

@@ -41,7 +41,8 @@ type FileServerOptions struct {
 	FrameTimeout     time.Duration // from the first byte of a request to its last
 	// IdleTimeout is between two requests. It must be longer than the 60 s after
 	// which a stock slave closes an idle connection (erl_prim_loader,
-	// INET_IDLE_TIMEOUT). It is kept to within an eighth: up to that much earlier.
+	// INET_IDLE_TIMEOUT). It is kept to within an eighth: up to that much earlier. A
+	// connection that is to stay open has none (Opened.Control).
 	IdleTimeout time.Duration
 	// ProgressTimeout ends a connection whose slave takes less than 1 KiB a second
 	// of a reply during this time.
@@ -58,9 +59,12 @@ type FileServerStats struct {
 	Denied      uint64 // of them closed because the Host or a Recheck said so
 	Requests    uint64 // frames received
 	Errors      uint64 // requests answered with {error,_}
-	Malformed   uint64 // frames that are too long or no term
+	Malformed   uint64 // frames that are too long, no term, or a malformed request of the extension
 	Timeouts    uint64 // connections ended by a timeout
-	BytesSent   uint64
+	BytesSent   uint64 // of replies
+	Opens       uint64 // sessions opened by our loader
+	Fetched     uint64 // files sent to it, several at a request
+	KeepAlives  uint64 // empty frames sent to it
 }
 
 // FileServer answers the requests of slaves for files. It may serve several
@@ -69,7 +73,8 @@ type FileServer struct {
 	options  FileServerOptions // no zeros
 	replies  *errorReplies
 	refusals *refusals
-	pieces   sync.Pool
+	pieces   sync.Pool // of *piece
+	batches  sync.Pool // of *batch
 	count    fileCounters
 
 	drained atomic.Pointer[time.Time] // since when; nil: it is not. See Drain
@@ -84,6 +89,7 @@ type FileServer struct {
 type fileCounters struct {
 	accepted, rejected, denied                       atomic.Uint64
 	requests, errors, malformed, timeouts, bytesSent atomic.Uint64
+	opens, fetched, keepAlives                       atomic.Uint64
 }
 
 // group is the connections of one call of Serve.
@@ -92,6 +98,7 @@ type group struct {
 	draining atomic.Bool // Serve is to return
 	over     atomic.Bool // now
 	running  sync.WaitGroup
+	heart    *heartbeat
 }
 
 // NewFileServer makes a FileServer. It starts nothing.
@@ -112,6 +119,7 @@ func NewFileServer(options FileServerOptions) *FileServer {
 		replies:   newErrorReplies(),
 		refusals:  &refusals{logger: options.Logger},
 		pieces:    sync.Pool{New: func() any { return new(piece) }},
+		batches:   sync.Pool{New: func() any { return new(batch) }},
 		addresses: make(map[netip.Addr]int),
 		sessions:  make(map[*connection]struct{}),
 	}
@@ -132,6 +140,9 @@ func (s *FileServer) Stats() FileServerStats {
 		Malformed:   s.count.malformed.Load(),
 		Timeouts:    s.count.timeouts.Load(),
 		BytesSent:   s.count.bytesSent.Load(),
+		Opens:       s.count.opens.Load(),
+		Fetched:     s.count.fetched.Load(),
+		KeepAlives:  s.count.keepAlives.Load(),
 	}
 }
 
@@ -156,17 +167,22 @@ func (s *FileServer) full(addr netip.Addr) bool {
 // When the listener fails it drains in the same way and returns the error. Running out
 // of descriptors or memory is not a failure: accepting goes on after a pause.
 func (s *FileServer) Serve(ctx context.Context, ln net.Listener, erts string) error {
-	g := &group{erts: erts}
+	g := &group{erts: erts, heart: newHeartbeat()}
 	accepting, stop := context.WithCancel(ctx)
 	var closing sync.WaitGroup
 	closing.Go(func() {
 		<-accepting.Done()
 		_ = ln.Close()
 	})
+	beating, silence := context.WithCancel(context.WithoutCancel(ctx))
+	var heart sync.WaitGroup
+	heart.Go(func() { g.heart.run(beating) })
 	err := s.accept(accepting, ln, g)
 	stop()
 	closing.Wait()
 	s.drain(g)
+	silence()
+	heart.Wait()
 	s.refusals.close()
 	return err
 }
@@ -229,6 +245,7 @@ func (s *FileServer) serve(c *connection) {
 		s.mu.Lock()
 		delete(s.sessions, c)
 		s.mu.Unlock()
+		c.group.heart.remove(c)
 	}()
 	// A Recheck or the end of a drain between Connect and now has not seen this
 	// connection.

@@ -5,12 +5,15 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"sync"
 	"syscall"
 	"time"
 )
 
 // writing is what a connection writes with.
 type writing struct {
+	turn     sync.Mutex  // held from the first to the last byte of a frame
+	owed     int         // bytes of a keep-alive that are still to be written; guarded by turn
 	out      []byte      // scratch for a reply
 	vector   [2][]byte   // backs buffers
 	buffers  net.Buffers // what is left to write
@@ -21,17 +24,49 @@ type writing struct {
 // has not taken all of it within the progress timeout.
 const leastRate = 1 << 10
 
-// send writes header and data with one system call, unless the slave is slow.
-// It returns how many bytes were written.
+// send writes one frame: header and data with one system call, unless the slave is
+// slow. It returns how many bytes were written.
 func (c *connection) send(header, data []byte) (int64, error) {
-	// Now, not when the request was read: the session may have taken its time.
-	if err := c.allowWrite(time.Now()); err != nil {
+	if err := c.takeTurn(); err != nil {
 		return 0, err
 	}
+	defer c.turn.Unlock()
+	return c.write(header, data)
+}
+
+// takeTurn waits until no other goroutine writes, and ends the keep-alive that it
+// may not have finished. After an error the turn is not taken.
+func (c *connection) takeTurn() error {
+	c.turn.Lock()
+	if c.owed == 0 {
+		return nil
+	}
+	_, err := c.write(emptyFrame[:c.owed], nil)
+	if c.owed = 0; err != nil {
+		c.turn.Unlock()
+	}
+	return err
+}
+
+// write writes a part of a frame. The caller has the turn.
+func (c *connection) write(header, data []byte) (int64, error) {
 	c.vector = [2][]byte{header, data}
 	c.buffers = c.vector[:2]
 	if len(data) == 0 {
 		c.buffers = c.vector[:1]
+	}
+	sent, err := c.writeBuffers()
+	if err != nil {
+		c.vector = [2][]byte{}
+	}
+	return sent, err
+}
+
+// writeBuffers writes what is in buffers. The caller has the turn.
+func (c *connection) writeBuffers() (int64, error) {
+	// Now, not when the request was read: the session may have taken its time.
+	if err := c.allowWrite(time.Now()); err != nil {
+		return 0, err
 	}
 	sent := int64(0)
 	for {
@@ -41,7 +76,7 @@ func (c *connection) send(header, data []byte) (int64, error) {
 			return sent, nil
 		}
 		if err := c.stalled(n, err); err != nil {
-			c.vector = [2][]byte{}
+			c.buffers = nil
 			return sent, err
 		}
 	}
@@ -87,19 +122,29 @@ func (c *connection) sendContent(content Content) (int64, error) {
 	if content.Reader == nil {
 		return c.send(c.out, content.Data)
 	}
-	sent, err := c.send(c.out, nil)
-	if err != nil || content.Size == 0 {
+	if err := c.takeTurn(); err != nil {
+		return 0, err
+	}
+	defer c.turn.Unlock()
+	sent, err := c.write(c.out, nil)
+	if err != nil {
 		return sent, err
 	}
-	var n int64
+	n, err := c.writeReader(content)
+	return sent + n, err
+}
+
+// writeReader writes the content of a Reader. The caller has the turn, and closes it.
+func (c *connection) writeReader(content Content) (int64, error) {
+	if content.Size == 0 {
+		return 0, nil
+	}
 	f, isFile := content.Reader.(file)
 	tcp, isTCP := c.conn.(*net.TCPConn)
 	if isFile && isTCP {
-		n, err = c.sendFile(tcp, f, content.Size)
-	} else {
-		n, err = c.copyContent(content.Reader, content.Size)
+		return c.sendFile(tcp, f, content.Size)
 	}
-	return sent + n, err
+	return c.copyContent(content.Reader, content.Size)
 }
 
 // file is what the net package can hand to sendfile(2): an *os.File.
@@ -152,7 +197,7 @@ func (c *connection) copyContent(r io.Reader, size int64) (int64, error) {
 			return sent, fmt.Errorf("read content: %w", err)
 		}
 		c.now = time.Now()
-		written, err := c.send(buffer[:n], nil)
+		written, err := c.write(buffer[:n], nil)
 		sent += written
 		if err != nil {
 			return sent, err

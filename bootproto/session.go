@@ -38,8 +38,8 @@ type Session interface {
 	// WorkingDirectory is the answer to get_cwd.
 	WorkingDirectory() string
 	// Sent tells how many bytes the reply to the latest request took, its frame
-	// header included. It is called after the reply was handed to the kernel, and
-	// not when that failed.
+	// header included, and all frames where there are several. It is called after the
+	// reply was handed to the kernel, and not when that failed.
 	Sent(n int)
 	// Close is called once, when the connection has ended and after everything
 	// else. The reason is nil when the slave closed it between two requests.
@@ -53,4 +53,5 @@ type Content struct {
 	Data   []byte
 	Reader io.ReadCloser
 	Size   int64
+	Packed bool // it is an external term whose value is the content; of Extended.Fetch only
 }

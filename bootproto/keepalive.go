@@ -1,0 +1,133 @@
+package bootproto
+
+import (
+	"context"
+	"sync"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+const (
+	// keepAliveAfter is how long nothing may be written to an opened connection while a
+	// request is outstanding. Our loader leaves a server that is silent for 1.5 s.
+	keepAliveAfter = 250 * time.Millisecond
+	// keepAliveTick is how much longer it may take. While nobody waits, it is enough to look
+	// each keepAliveAfter.
+	keepAliveTick = 50 * time.Millisecond
+	// controlBeat is how often an idle connection that is to stay open is written to: so that
+	// both ends, and what is between them, know that it is there.
+	controlBeat = 20 * time.Second
+)
+
+// emptyFrame is a keep-alive: a header that says zero. It is never modified.
+var emptyFrame = [headerSize]byte{}
+
+// heartbeat sends keep-alives to the opened connections of a listener. A frame that is
+// written just then is sign of life enough, so it waits for nobody: neither for a reply in
+// progress nor for room in a socket's buffer.
+type heartbeat struct {
+	epoch time.Time     // stirred is the time since
+	wake  chan struct{} // of one: the first connection was opened
+
+	mu     sync.Mutex // guards what follows
+	opened map[*connection]struct{}
+}
+
+func newHeartbeat() *heartbeat {
+	return &heartbeat{epoch: time.Now(), wake: make(chan struct{}, 1), opened: make(map[*connection]struct{})}
+}
+
+func (h *heartbeat) add(c *connection) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.opened[c] = struct{}{}
+	if len(h.opened) == 1 {
+		select {
+		case h.wake <- struct{}{}:
+		default:
+		}
+	}
+}
+
+func (h *heartbeat) remove(c *connection) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	delete(h.opened, c)
+}
+
+// run sends keep-alives until ctx ends. While no connection is opened it sleeps.
+func (h *heartbeat) run(ctx context.Context) {
+	timer := time.NewTimer(forever)
+	defer timer.Stop()
+	var due []*connection
+	for {
+		var wait time.Duration
+		due, wait = h.due(time.Now(), due[:0])
+		for _, c := range due {
+			c.keepAlive()
+		}
+		clear(due)
+		timer.Reset(wait)
+		select {
+		case <-ctx.Done():
+			return
+		case <-h.wake:
+		case <-timer.C:
+		}
+	}
+}
+
+// due appends the connections that need a keep-alive, and says when to look again.
+func (h *heartbeat) due(now time.Time, due []*connection) ([]*connection, time.Duration) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if len(h.opened) == 0 {
+		return due, forever
+	}
+	wait := keepAliveAfter
+	for c := range h.opened {
+		quiet := now.Sub(h.epoch) - time.Duration(c.stirred.Load())
+		switch {
+		case c.busy.Load():
+			wait = keepAliveTick
+			if quiet >= keepAliveAfter {
+				due = append(due, c)
+			}
+		case quiet >= controlBeat && c.control.Load():
+			due = append(due, c)
+		}
+	}
+	return due, wait
+}
+
+// stir notes that a request began or that something was written.
+func (c *connection) stir(now time.Time) {
+	if c.opened.Load() {
+		c.stirred.Store(int64(now.Sub(c.group.heart.epoch)))
+	}
+}
+
+// keepAlive writes an empty frame, unless a frame is being written or the kernel takes
+// none. What it took of one is ended first by whoever writes next.
+func (c *connection) keepAlive() {
+	if !c.turn.TryLock() {
+		return
+	}
+	defer c.turn.Unlock()
+	rest := emptyFrame[:]
+	if c.owed > 0 {
+		rest = emptyFrame[:c.owed]
+	}
+	n := 0
+	_ = control(c.raw, func(fd int) (err error) {
+		n, err = unix.SendmsgN(fd, rest, nil, nil, unix.MSG_DONTWAIT|unix.MSG_NOSIGNAL)
+		return err
+	})
+	if n <= 0 {
+		return // its own goroutine sees an error, too
+	}
+	c.owed = len(rest) - n
+	c.stir(time.Now())
+	c.server.count.keepAlives.Add(1)
+}
