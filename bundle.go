@@ -1,6 +1,7 @@
 package eboot
 
 import (
+	"cmp"
 	"fmt"
 	"strings"
 	"time"
@@ -137,6 +138,7 @@ func (b Bundle) Check() error {
 type Channel struct {
 	Name    string         `json:"name"`
 	Bundles map[string]Ref `json:"bundles"` // by ERTS version
+	Options ChannelOptions `json:"options,omitzero"`
 	// History holds the latest ChannelHistoryLength moves, oldest first.
 	History []ChannelMove `json:"history,omitempty"`
 }
@@ -151,4 +153,57 @@ type ChannelMove struct {
 	ERTS       string    `json:"erts"`
 	From       Ref       `json:"from"` // zero: nothing before
 	To         Ref       `json:"to"`   // zero: unset
+}
+
+// What the options of a channel may be; the first of each pair is the default.
+const (
+	LoaderEboot = "eboot" // boot scripts bring eboot's loader
+	LoaderStock = "stock" // boot scripts are served as they were published
+	ControlOff  = "off"   // a slave lets go of its connection when it does not use it
+	ControlOn   = "on"    // a slave keeps its connection, so that it can be told something
+)
+
+// ChannelOptions say how the slaves of a channel boot. The empty text is the default of
+// each, and what the replicated state holds for it.
+type ChannelOptions struct {
+	Loader  string `json:"loader,omitempty"`  // LoaderEboot or LoaderStock
+	Control string `json:"control,omitempty"` // ControlOff or ControlOn
+}
+
+// Check reports whether each option is empty or one of its words.
+func (o ChannelOptions) Check() error {
+	switch o.Loader {
+	case "", LoaderEboot, LoaderStock:
+	default:
+		return fmt.Errorf("loader %q: want %s or %s: %w", abbreviate(o.Loader), LoaderEboot, LoaderStock, ErrInvalid)
+	}
+	switch o.Control {
+	case "", ControlOff, ControlOn:
+	default:
+		return fmt.Errorf("control %q: want %s or %s: %w", abbreviate(o.Control), ControlOff, ControlOn, ErrInvalid)
+	}
+	return nil
+}
+
+// With returns o with what changes names; an empty option of changes stays as it is in
+// o. A default that is named becomes the empty text.
+func (o ChannelOptions) With(changes ChannelOptions) ChannelOptions {
+	choose := func(now, change, byDefault string) string {
+		switch change {
+		case "":
+			return now
+		case byDefault:
+			return ""
+		}
+		return change
+	}
+	return ChannelOptions{
+		Loader:  choose(o.Loader, changes.Loader, LoaderEboot),
+		Control: choose(o.Control, changes.Control, ControlOff),
+	}
+}
+
+// Words returns o with each default named.
+func (o ChannelOptions) Words() ChannelOptions {
+	return ChannelOptions{Loader: cmp.Or(o.Loader, LoaderEboot), Control: cmp.Or(o.Control, ControlOff)}
 }

@@ -5,15 +5,16 @@ import (
 	"time"
 )
 
-// BootPhase is how far a boot came, as the wire shows it.
+// BootPhase is how far a boot came.
 type BootPhase string
 
-// The phases of a boot of a stock slave. A stock slave reports nothing: what is
-// known is what it asked for.
+// The phases of a boot. A stock slave reports nothing: what is known is what it asked
+// for. One that runs eboot's loader reports its progress and the end of its boot.
 const (
-	BootLoading BootPhase = "loading" // the boot script was sent, files are being asked for
-	BootQuiet   BootPhase = "quiet"   // no request for a while, the connection is open: up and running
-	BootClosed  BootPhase = "closed"  // the slave closed its connection; a stock one does after 60 s without use
+	BootLoading BootPhase = "loading" // the boot script was sent, and the slave is not known to be up
+	BootQuiet   BootPhase = "quiet"   // no request for a while, and none of a report: up and running
+	BootStarted BootPhase = "started" // the loader reported the end of the boot: up and running
+	BootClosed  BootPhase = "closed"  // the slave closed its connection, as both loaders do after 60 s without use
 )
 
 // Boot is one boot of one slave, as one server saw it.
@@ -24,17 +25,44 @@ type Boot struct {
 	Channel  string     `json:"channel"`
 	Bundle   Ref        `json:"bundle"`
 	Manifest Digest     `json:"manifest"`
-	Phase    BootPhase  `json:"phase"`
-	Began    time.Time  `json:"began"`  // the boot script was asked for
-	Latest   time.Time  `json:"latest"` // the latest request
-	// Loaded is the latest request before the first quiet second, so that
-	// Loaded - Began is how long the boot took; zero while it has not been quiet.
+	// Loader is LoaderStock until eboot's loader has opened a session: LoaderEboot.
+	Loader string    `json:"loader"`
+	Phase  BootPhase `json:"phase"`
+	// Began is when the boot script was asked for; of a boot that was taken over, when it
+	// began as the slave says.
+	Began  time.Time `json:"began"`
+	Latest time.Time `json:"latest"` // the latest request
+	// Loaded is the end of the boot, so that Loaded - Began is how long it took; zero while
+	// that is not known. A loader of ours reports it; of a stock one it is the latest request
+	// before the first quiet second.
 	Loaded   time.Time `json:"loaded,omitzero"`
 	Requests int64     `json:"requests"`
 	Bytes    int64     `json:"bytes"` // sent to the slave, frames included
+	// Cured is what a slave with eboot's loader says of its boot; nil with a stock one. It is
+	// never changed in place: a copy of a Boot may keep it.
+	Cured *CuredBoot `json:"cured,omitempty"`
 	// Lost, in a stream of boots, counts the changes that were not delivered before
 	// this one, because the reader was too slow.
 	Lost int64 `json:"lost,omitempty"`
+}
+
+// CuredBoot is what is known of the boot of a slave that runs eboot's loader.
+type CuredBoot struct {
+	// Number is random and the slave's own: the same for one boot on every connection and
+	// server. It tells slaves behind one address apart.
+	Number    uint64     `json:"number"`
+	Mode      string     `json:"mode"`                 // "interactive" or "embedded"
+	TakenOver bool       `json:"taken_over,omitempty"` // it began on another server
+	Phases    []BootMark `json:"phases,omitempty"`     // what init reached, in the order of the reports
+	Switches  int64      `json:"switches"`             // how often the slave changed its server
+	Local     int64      `json:"local"`                // requests that were answered on the slave
+}
+
+// BootMark is a phase of init and when it was reached: "kernel_load_completed", or
+// "started" for the end of the boot.
+type BootMark struct {
+	Phase string `json:"phase"`
+	AtMS  int64  `json:"at_ms"` // milliseconds since the boot began, as the slave counts them
 }
 
 // Sighting is what one server remembers of one address: the latest discovery,
@@ -58,6 +86,26 @@ type Pin struct {
 	ERTS     string     `json:"erts"`
 	Manifest Digest     `json:"manifest"`
 	At       time.Time  `json:"at"`
+}
+
+// PlanKey names what a plan belongs to: boots of one bundle with one boot script in one
+// mode of code loading.
+type PlanKey struct {
+	Manifest Digest `json:"manifest"`
+	Script   string `json:"script"` // path of the boot script in the bundle
+	Embedded bool   `json:"embedded,omitempty"`
+}
+
+// PlanFile is one file of a plan.
+type PlanFile struct {
+	Path string `json:"path"` // relative to the root of the bundle, clean
+	Size int64  `json:"size"` // of its content, in bytes
+}
+
+// LearnedPlan is the files that boots asked for, in the order first learned.
+type LearnedPlan struct {
+	PlanKey
+	Files []PlanFile `json:"files"`
 }
 
 // Explanation says step by step why an address would or would not boot.

@@ -3,7 +3,10 @@ package eboot_test
 import (
 	"encoding/json"
 	"errors"
+	"net/netip"
+	"reflect"
 	"testing"
+	"time"
 
 	"eboot"
 )
@@ -54,6 +57,39 @@ func TestJSONOfNames(t *testing.T) {
 	var back both
 	if err := json.Unmarshal([]byte(`{"D":"xyz"}`), &back); !errors.Is(err, eboot.ErrInvalid) {
 		t.Errorf("bad digest: %v", err)
+	}
+}
+
+// What is known of a stock boot only is written as such; a cured one says more.
+func TestJSONOfBoots(t *testing.T) {
+	at := time.Date(2024, 5, 6, 7, 8, 9, 0, time.UTC)
+	stock := eboot.Boot{
+		Slave: netip.MustParseAddr("10.1.2.3"), Server: "s1", ERTS: "13.1.5", Channel: "stable", Bundle: eboot.Ref{Name: "a", Version: "1"},
+		Loader: eboot.LoaderStock, Phase: eboot.BootLoading, Began: at, Latest: at, Requests: 1, Bytes: 2,
+	}
+	cured := stock
+	cured.Loader, cured.Phase, cured.Loaded = eboot.LoaderEboot, eboot.BootStarted, at
+	cured.Cured = &eboot.CuredBoot{
+		Number: 1<<48 - 1, Mode: "embedded", TakenOver: true, Phases: []eboot.BootMark{{Phase: "started", AtMS: 812}}, Switches: 1, Local: 30,
+	}
+	for _, tc := range []struct {
+		boot eboot.Boot
+		want string
+	}{
+		{stock, `{"slave":"10.1.2.3","server":"s1","erts":"13.1.5","channel":"stable","bundle":"a@1","manifest":"","loader":"stock",` +
+			`"phase":"loading","began":"2024-05-06T07:08:09Z","latest":"2024-05-06T07:08:09Z","requests":1,"bytes":2}`},
+		{cured, `{"slave":"10.1.2.3","server":"s1","erts":"13.1.5","channel":"stable","bundle":"a@1","manifest":"","loader":"eboot",` +
+			`"phase":"started","began":"2024-05-06T07:08:09Z","latest":"2024-05-06T07:08:09Z","loaded":"2024-05-06T07:08:09Z","requests":1,"bytes":2,` +
+			`"cured":{"number":281474976710655,"mode":"embedded","taken_over":true,"phases":[{"phase":"started","at_ms":812}],"switches":1,"local":30}}`},
+	} {
+		data, err := json.Marshal(tc.boot)
+		if err != nil || string(data) != tc.want {
+			t.Errorf("got  %s, %v\nwant %s", data, err, tc.want)
+		}
+		var back eboot.Boot
+		if err := json.Unmarshal(data, &back); err != nil || !reflect.DeepEqual(back, tc.boot) {
+			t.Errorf("came back as %+v, %v", back, err)
+		}
 	}
 }
 

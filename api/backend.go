@@ -26,7 +26,8 @@ type Channels interface {
 	Channels() []eboot.Channel
 	// Channel returns eboot.ErrNotFound for a channel that nobody has set.
 	Channel(name string) (eboot.Channel, error)
-	// SetChannel moves a channel; eboot.ErrNotFound when the bundle does not exist.
+	// SetChannel moves a channel, sets its options, or both; eboot.ErrNotFound when the
+	// bundle does not exist, eboot.ErrConflict when a server is too old for options.
 	SetChannel(ctx context.Context, w Write, channel string, set ChannelSet) (WriteResult, error)
 }
 
@@ -35,6 +36,9 @@ type Bundles interface {
 	Bundles() []BundleDetail
 	// Bundle returns one detail for each ERTS version of ref, or eboot.ErrNotFound.
 	Bundle(ref eboot.Ref) ([]BundleDetail, error)
+	// BootScript shows the boot script of ref for one ERTS version; empty: for the only
+	// one. eboot.ErrInvalid: there are several.
+	BootScript(ctx context.Context, ref eboot.Ref, erts string) (BootScript, error)
 	// RemoveBundle takes ref out, for one ERTS version or (empty) for all.
 	// eboot.ErrConflict when a channel points to it, or slaves run it and force is off.
 	RemoveBundle(ctx context.Context, w Write, ref eboot.Ref, erts string, force bool) (WriteResult, error)

@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"maps"
 	"net/http"
 	"net/netip"
 	"net/url"
@@ -142,7 +143,7 @@ func (c *Client) Channel(ctx context.Context, name string) (r eboot.Channel, err
 	return r, c.do(ctx, call{method: "GET", path: "/v1/channels/" + url.PathEscape(name), query: c.state()}, &r)
 }
 
-// SetChannel moves a channel to a bundle.
+// SetChannel moves a channel to a bundle, sets its options, or both.
 func (c *Client) SetChannel(ctx context.Context, name string, set ChannelSet) (r WriteResult, err error) {
 	return r, c.do(ctx, call{method: "PUT", path: "/v1/channels/" + url.PathEscape(name), body: set, write: true}, &r)
 }
@@ -155,6 +156,16 @@ func (c *Client) Bundles(ctx context.Context) (bundles []BundleDetail, err error
 // Bundle returns the bundles of ref, one for each ERTS version, or eboot.ErrNotFound.
 func (c *Client) Bundle(ctx context.Context, ref eboot.Ref) (details []BundleDetail, err error) {
 	return details, c.do(ctx, call{method: "GET", path: bundlePath(ref), query: c.state()}, &details)
+}
+
+// BootScript returns the boot script of ref for one ERTS version, or (empty) the only one.
+func (c *Client) BootScript(ctx context.Context, ref eboot.Ref, erts string) (r BootScript, err error) {
+	query := url.Values{}
+	maps.Copy(query, c.state())
+	if erts != "" {
+		query.Set("erts", erts)
+	}
+	return r, c.do(ctx, call{method: "GET", path: bundlePath(ref) + "/boot", query: query}, &r)
 }
 
 // RemoveBundle takes a bundle out, for one ERTS version or (empty) all.

@@ -130,6 +130,21 @@ func (s *Server) bundle(w http.ResponseWriter, r *http.Request) error {
 	return writeJSON(w, http.StatusOK, details)
 }
 
+func (s *Server) bootScript(w http.ResponseWriter, r *http.Request) error {
+	ref, err := pathRef(r)
+	if err != nil {
+		return err
+	}
+	if err := s.fresh(w, r); err != nil {
+		return err
+	}
+	script, err := s.backend.BootScript(r.Context(), ref, r.URL.Query().Get("erts"))
+	if err != nil {
+		return err
+	}
+	return writeJSON(w, http.StatusOK, script)
+}
+
 func (s *Server) removeBundle(w http.ResponseWriter, r *http.Request) error {
 	write, err := readWrite(r)
 	if err != nil {

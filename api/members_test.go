@@ -46,6 +46,18 @@ func (b *fewAnswers) Bundle(ref eboot.Ref) ([]BundleDetail, error) {
 	return nil, fmt.Errorf("bundle %s: %w", ref, eboot.ErrNotFound)
 }
 
+func (b *fewAnswers) BootScript(_ context.Context, ref eboot.Ref, erts string) (BootScript, error) {
+	if erts != "15.0" {
+		return BootScript{}, fmt.Errorf("bundle %s: %w", ref, eboot.ErrNotFound)
+	}
+	return BootScript{Path: "bin/start.boot", Before: "a", After: "b", Warning: "c"}, nil
+}
+
+func (b *fewAnswers) SetChannel(_ context.Context, w Write, channel string, set ChannelSet) (WriteResult, error) {
+	b.done = append(b.done, fmt.Sprintf("set %s %+v %t", channel, set, w.RequestID != ""))
+	return WriteResult{Generation: 6, Changed: true}, nil
+}
+
 func (b *fewAnswers) FollowBoots(ctx context.Context) <-chan eboot.Boot {
 	boots := make(chan eboot.Boot, 1)
 	boots <- eboot.Boot{}
@@ -110,6 +122,10 @@ func TestReadsSayWhenTheyAreStale(t *testing.T) {
 		"channel":   func(c *Client) error { _, err := c.Channel(ctx, "canary"); return err },
 		"bundles":   func(c *Client) error { _, err := c.Bundles(ctx); return err },
 		"bundle":    func(c *Client) error { _, err := c.Bundle(ctx, eboot.Ref{Name: "app", Version: "1"}); return err },
+		"script": func(c *Client) error {
+			_, err := c.BootScript(ctx, eboot.Ref{Name: "app", Version: "1"}, "15.0")
+			return err
+		},
 	}
 	for name, read := range reads {
 		want := error(nil)
@@ -176,5 +192,29 @@ func TestMembershipOverTheWire(t *testing.T) {
 		if _, err := c.TransferLeadership(ctx, bad); !errors.Is(err, eboot.ErrInvalid) {
 			t.Errorf("transfer %q: %v", bad, err)
 		}
+	}
+}
+
+func TestChannelsAndScriptsOverTheWire(t *testing.T) {
+	ctx := context.Background()
+	b := &fewAnswers{}
+	c := serve(t, b, ClientOptions{Stale: true})
+	ref := eboot.Ref{Name: "app", Version: "1"}
+	if got, err := c.BootScript(ctx, ref, "15.0"); err != nil || got != (BootScript{Path: "bin/start.boot", Before: "a", After: "b", Warning: "c"}) {
+		t.Errorf("%+v, %v", got, err)
+	}
+	if _, err := c.BootScript(ctx, ref, ""); !errors.Is(err, eboot.ErrNotFound) {
+		t.Errorf("for any ERTS version: %v", err)
+	}
+	options := eboot.ChannelOptions{Loader: "stock", Control: "on"}
+	var want []string
+	for _, set := range []ChannelSet{{Bundle: ref, ERTS: "15.0"}, {Options: options}, {Bundle: ref, Options: options}} {
+		if r, err := c.SetChannel(ctx, "canary", set); err != nil || r.Generation != 6 {
+			t.Errorf("%+v: %+v, %v", set, r, err)
+		}
+		want = append(want, fmt.Sprintf("set canary %+v true", set))
+	}
+	if !cmp.Equal(b.done, want) {
+		t.Errorf("%q", b.done)
 	}
 }

@@ -81,6 +81,7 @@ func NewServer(o ServerOptions) *Server {
 		"PUT /v1/channels/{channel}":               s.setChannel,
 		"GET /v1/bundles":                          s.bundles,
 		"GET /v1/bundles/{bundle}":                 s.bundle,
+		"GET /v1/bundles/{bundle}/boot":            s.bootScript,
 		"DELETE /v1/bundles/{bundle}":              s.removeBundle,
 		"POST /v1/bundles/{bundle}/verify":         s.verifyBundle,
 		"POST /v1/publishes":                       s.openPublish,

@@ -36,11 +36,13 @@ type SlaveCheck struct {
 	Entry       *eboot.WhitelistEntry `json:"entry,omitempty"`
 }
 
-// ChannelSet is the body of PUT /v1/channels/{channel}. An empty ERTS means
-// every ERTS version that the bundle was published for.
+// ChannelSet is the body of PUT /v1/channels/{channel}: a bundle, options, or both in
+// one step. An empty ERTS means every ERTS version that the bundle was published for; an
+// option that is empty stays as it is.
 type ChannelSet struct {
-	Bundle eboot.Ref `json:"bundle"`
-	ERTS   string    `json:"erts,omitempty"`
+	Bundle  eboot.Ref            `json:"bundle,omitzero"`
+	ERTS    string               `json:"erts,omitempty"`
+	Options eboot.ChannelOptions `json:"options,omitzero"`
 }
 
 // BundleDetail is a bundle with what this server knows of it.
@@ -50,6 +52,16 @@ type BundleDetail struct {
 	Pins     int                 `json:"pins"`              // slaves whose latest boot began with it
 	Disk     *eboot.BundleOnDisk `json:"on_disk,omitempty"` // on the server asked
 	Copies   []BundleCopy        `json:"copies,omitempty"`  // on every server; not in the list of all bundles
+}
+
+// BootScript is the answer to GET /v1/bundles/{ref}/boot: a boot script as Erlang terms,
+// one instruction a line.
+type BootScript struct {
+	Path   string `json:"path"`   // in the bundle
+	Before string `json:"before"` // as it was published; empty: it is no boot script that can be read
+	After  string `json:"after"`  // as slaves get it, unless their channel has the stock loader
+	// Warning says why slaves get it as it was published; Before and After are equal then.
+	Warning string `json:"warning,omitempty"`
 }
 
 // BundleCopy says how much of a bundle one server holds.

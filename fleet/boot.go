@@ -15,6 +15,10 @@ type boot struct {
 	known    eboot.Boot // Latest, Requests and Bytes without those of the carriers
 	carriers map[*Connection]struct{}
 	place    *list.Element // in Fleet.finished; nil while there are carriers
+	origin   time.Time     // cured: when the slave says that it began, by the clock of this server
+	// elsewhere: cured, had a connection to another server perhaps, and has reported nothing
+	// since. It may have started long ago and told that server.
+	elsewhere bool
 	// answeringAt is when checkQuiet last found a request being answered.
 	answeringAt time.Time
 }
@@ -52,10 +56,10 @@ func later(a, b time.Time) time.Time {
 	return a
 }
 
-// latestBoot returns the boot of a that began last for erts, or nil.
+// latestBoot returns the stock boot of a that began last for erts, or nil.
 func (a *address) latestBoot(erts string) *boot {
 	for _, b := range slices.Backward(a.boots) {
-		if b.known.ERTS == erts {
+		if b.known.ERTS == erts && b.known.Cured == nil { // a cured one says whose connection it is
 			return b
 		}
 	}
@@ -71,26 +75,40 @@ func (f *Fleet) begin(c *Connection, channel string, bundle eboot.Bundle) eboot.
 	if asked, answering := c.restart(); answering {
 		began = asked
 	}
-	b := &boot{
-		known: eboot.Boot{
-			Slave: c.slave, Server: f.options.Server, ERTS: c.erts, Channel: channel,
-			Bundle: bundle.Ref(), Manifest: bundle.Manifest,
-			Phase: eboot.BootLoading, Began: began, Latest: began,
-		},
-		carriers: map[*Connection]struct{}{c: {}},
-	}
+	f.enter(c, eboot.Boot{
+		Slave: c.slave, Server: f.options.Server, ERTS: c.erts, Channel: channel,
+		Bundle: bundle.Ref(), Manifest: bundle.Manifest, Loader: eboot.LoaderStock,
+		Phase: eboot.BootLoading, Began: began, Latest: began,
+	})
+	c.began = true
+	f.begun++
+	pin, err := f.pins.begin(eboot.Pin{Slave: c.slave, ERTS: c.erts, Manifest: bundle.Manifest, At: began})
+	f.warnUnpinned(c, err)
+	return pin
+}
+
+// enter makes c, which carries nothing, the carrier of a new boot.
+func (f *Fleet) enter(c *Connection, known eboot.Boot) *boot {
+	b := &boot{known: known, carriers: map[*Connection]struct{}{c: {}}}
 	c.boot = b
 	a := f.addresses[c.slave]
 	a.boots = append(a.boots, b)
-	f.begun++
+	f.load(b)
+	return b
+}
+
+// load makes b one of the boots that are loading.
+func (f *Fleet) load(b *boot) {
+	b.known.Phase = eboot.BootLoading
 	f.loading[b] = struct{}{}
-	pin, err := f.pins.begin(eboot.Pin{Slave: c.slave, ERTS: c.erts, Manifest: bundle.Manifest, At: began})
+	f.wakeRun()
+	f.tell(b)
+}
+
+func (f *Fleet) warnUnpinned(c *Connection, err error) {
 	if err != nil { // the file could not be read back
 		f.options.Logger.Warn("boot is not pinned", "slave", c.slave, "error", err)
 	}
-	f.tell(b)
-	f.wakeRun()
-	return pin
 }
 
 // restart ends what c carried and counted, but for the request that is being
@@ -120,11 +138,13 @@ func (f *Fleet) carry(c *Connection, b *boot) {
 	}
 	f.finished.Remove(b.place)
 	b.place = nil
-	if b.known.Loaded.IsZero() {
-		b.known.Phase = eboot.BootLoading
-		f.loading[b] = struct{}{}
-		f.wakeRun()
-	} else {
+	switch {
+	case b.known.Loaded.IsZero():
+		f.load(b)
+		return
+	case b.known.Cured != nil:
+		b.known.Phase = eboot.BootStarted
+	default:
 		b.known.Phase = eboot.BootQuiet
 	}
 	f.tell(b)
@@ -136,7 +156,7 @@ func (f *Fleet) release(c *Connection) {
 	if b == nil {
 		return
 	}
-	c.boot = nil
+	c.boot, c.began = nil, false
 	delete(b.carriers, c)
 	c.mu.Lock()
 	b.known.Requests += c.requests
@@ -185,15 +205,22 @@ func (f *Fleet) checkQuiet() {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	for b := range f.loading {
+		if b.known.Cured != nil && !b.elsewhere {
+			continue // it says itself when it has started, and may ask for nothing until then
+		}
 		latest, answering := b.activity()
 		if answering { // a big file on a slow link
 			b.answeringAt = now
 		}
-		if now.Sub(later(latest, b.answeringAt)) >= quietAfter {
-			delete(f.loading, b)
-			b.known.Phase, b.known.Loaded = eboot.BootQuiet, latest
-			f.tell(b)
+		if now.Sub(later(latest, b.answeringAt)) < quietAfter {
+			continue
 		}
+		delete(f.loading, b)
+		b.known.Phase = eboot.BootQuiet
+		if b.known.Cured == nil {
+			b.known.Loaded = latest
+		}
+		f.tell(b)
 	}
 }
 

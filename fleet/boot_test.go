@@ -21,7 +21,7 @@ func TestBootPhases(t *testing.T) {
 		c.Sent(100)
 		want := eboot.Boot{
 			Slave: slave, Server: "s1", ERTS: erts, Channel: "stable", Bundle: bundle.Ref(), Manifest: bundle.Manifest,
-			Phase: eboot.BootLoading, Began: began, Latest: began, Requests: 1, Bytes: 100,
+			Loader: eboot.LoaderStock, Phase: eboot.BootLoading, Began: began, Latest: began, Requests: 1, Bytes: 100,
 		}
 		check := func(when string) {
 			t.Helper()

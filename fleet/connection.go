@@ -17,6 +17,7 @@ type Connection struct {
 
 	placed bool  // it is decided whether this carries a boot; owned by the serving goroutine
 	boot   *boot // the boot it carries; guarded by Fleet.mu
+	began  bool  // the boot it carries began with a script on this connection; likewise
 
 	mu          sync.Mutex // guards what follows; taken after Fleet.mu
 	requests    int64      // since the connection began to carry its boot
@@ -73,7 +74,7 @@ func (c *Connection) Sent(n int) {
 }
 
 // place lets a connection that did not begin with a boot script carry the latest
-// boot of its address, if there is one. It must not happen before the first request
+// stock boot of its address, if there is one. It must not happen before the first request
 // is known not to be for a boot script, so its answer is the moment.
 func (c *Connection) place() {
 	c.placed = true

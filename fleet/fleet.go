@@ -3,6 +3,7 @@ package fleet
 import (
 	"container/list"
 	"context"
+	"errors"
 	"fmt"
 	"net/netip"
 	"sync"
@@ -31,10 +32,11 @@ const (
 
 // Options say what a Fleet may hold. Zero numbers mean the defaults.
 type Options struct {
-	Server  string           // id of this server, for Boot.Server
-	PinFile string           // where pins are kept; empty: in memory only
-	Now     func() time.Time // nil: time.Now
-	Logger  hclog.Logger     // nil: nothing is logged
+	Server   string           // id of this server, for Boot.Server
+	PinFile  string           // where pins are kept; empty: in memory only
+	PlanFile string           // where learned plans are kept; empty: in memory only
+	Now      func() time.Time // nil: time.Now
+	Logger   hclog.Logger     // nil: nothing is logged
 
 	Addresses    int // addresses remembered; those with open connections always are
 	Finished     int // finished boots in all
@@ -48,6 +50,7 @@ type Options struct {
 type Fleet struct {
 	options Options
 	pins    *pinTable
+	plans   *planTable
 
 	wake chan struct{} // holds one token: there is something for Run to look at
 
@@ -73,9 +76,9 @@ type address struct {
 	list        *list.List // where place is; nil while connections are open
 }
 
-// New loads the pins of Options.PinFile and returns a Fleet; it starts nothing. A
-// pin file that is damaged is set aside with a warning. The error is that of a
-// file that exists and cannot be read.
+// New loads the pins of Options.PinFile and the plans of Options.PlanFile and returns a
+// Fleet; it starts nothing. A file that is damaged is set aside with a warning. The error
+// is that of a file that exists and cannot be read.
 func New(o Options) (*Fleet, error) {
 	if o.Now == nil {
 		o.Now = time.Now
@@ -97,6 +100,7 @@ func New(o Options) (*Fleet, error) {
 	f := &Fleet{
 		options:   o,
 		pins:      newPinTable(o.Pins),
+		plans:     newPlanTable(standardPlans),
 		wake:      make(chan struct{}, 1),
 		addresses: map[netip.Addr]*address{},
 		strangers: list.New(),
@@ -110,13 +114,19 @@ func New(o Options) (*Fleet, error) {
 			return nil, fmt.Errorf("load pins: %w", err)
 		}
 	}
+	if o.PlanFile != "" {
+		if err := f.plans.load(o.PlanFile, o.Logger); err != nil {
+			return nil, fmt.Errorf("load plans: %w", err)
+		}
+	}
 	return f, nil
 }
 
-// Run finds boots that became quiet and writes the pins, until ctx ends. Then it
-// ends every Follow and writes the pins a last time; the error is that of this write.
+// Run finds boots that became quiet and writes pins and plans, until ctx ends. Then it
+// ends every Follow and writes them a last time; the error is that of these writes.
 func (f *Fleet) Run(ctx context.Context) error {
-	writer := &pinWriter{table: f.pins, path: f.options.PinFile, logger: f.options.Logger}
+	pins := pinWriter(f.pins, f.options.PinFile, f.options.Logger)
+	plans := planWriter(f.plans, f.options.PlanFile, f.options.Logger)
 	var check <-chan time.Time // nil while there is nothing to look at
 	for {
 		if check == nil && f.restless() {
@@ -128,11 +138,13 @@ func (f *Fleet) Run(ctx context.Context) error {
 			check = nil
 			f.checkQuiet()
 			f.tellLost()
-		case <-writer.due():
-			writer.write()
+		case <-pins.due():
+			pins.write()
+		case <-plans.due():
+			plans.write()
 		case <-ctx.Done():
 			f.endFollowers()
-			return writer.finish()
+			return errors.Join(pins.finish(), plans.finish())
 		}
 	}
 }
@@ -243,6 +255,7 @@ type Stats struct {
 	Finished    int    // boots in phase closed that are remembered
 	Begun       uint64 // boots since the start
 	Pins        int
+	Plans       int
 }
 
 // Stats returns the numbers of this moment.
@@ -251,6 +264,6 @@ func (f *Fleet) Stats() Stats {
 	defer f.mu.Unlock()
 	return Stats{
 		Addresses: len(f.addresses), Connections: f.open, Loading: len(f.loading),
-		Finished: f.finished.Len(), Begun: f.begun, Pins: f.pins.size(),
+		Finished: f.finished.Len(), Begun: f.begun, Pins: f.pins.size(), Plans: f.plans.size(),
 	}
 }

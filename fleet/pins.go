@@ -7,6 +7,7 @@ import (
 	"net/netip"
 	"slices"
 	"sync"
+	"time"
 
 	"eboot"
 )
@@ -45,6 +46,32 @@ func (t *pinTable) begin(p eboot.Pin) (eboot.Pin, error) {
 	}
 	if err := checkPin(p); err != nil {
 		return eboot.Pin{}, err
+	}
+	t.put(p)
+	t.version++
+	return p, nil
+}
+
+// sameBoot is how far apart two servers may place one boot: by their clocks, and by what
+// they go by, the request for the script or the age of the emulator.
+const sameBoot = time.Minute
+
+// open enters the pin of a boot that goes on here, when none as late as it is known, and
+// returns it as entered; else the zero Pin. A pin of the same bundle that is a little
+// older is of the same boot: a thousand slaves that lost their server have nothing to tell.
+func (t *pinTable) open(p eboot.Pin) (eboot.Pin, error) {
+	p = canonical(p)
+	if err := checkPin(p); err != nil {
+		return eboot.Pin{}, err
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if e, known := t.byKey[pinKey{p.Slave, p.ERTS}]; known {
+		old := e.Value.(eboot.Pin)
+		if old.Manifest == p.Manifest && p.At.Sub(old.At) < sameBoot || !supersedes(p, old) {
+			t.order.MoveToFront(e)
+			return eboot.Pin{}, nil
+		}
 	}
 	t.put(p)
 	t.version++

@@ -7,7 +7,6 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
-	"strconv"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -395,6 +394,29 @@ func TestPinFileThatCannotBeUsed(t *testing.T) {
 	})
 }
 
+// header is the first line of a file of format whose other lines are body.
+func header(format string, body []byte) string {
+	return `{"format":"` + format + `","sha256":"` + eboot.DigestOf(body).String() + "\"}\n"
+}
+
+// The files of the releases so far.
+func TestPinFileStays(t *testing.T) {
+	const content = `{"format":"eboot pins 1","pins":1,"sha256":"SHA256"}
+{"slave":"10.1.2.3","erts":"13.1.5","manifest":"62c66a7a5dd70c3146618063c344e531e6d4b59e379808443ce962b3abd63c5a","at":"2024-05-06T07:08:09.00000001Z"}
+`
+	_, body, _ := strings.Cut(content, "\n")
+	file := strings.Replace(content, "SHA256", digest(body).String(), 1)
+	want := []eboot.Pin{pinOf(slave, "m", time.Date(2024, 5, 6, 7, 8, 9, 10, time.UTC))}
+	pins, err := decodePins([]byte(file))
+	if err != nil || !samePins(pins, want) {
+		t.Errorf("%+v, %v", pins, err)
+	}
+	var out bytes.Buffer
+	if err := encodePins(&out, want); err != nil || out.String() != file {
+		t.Errorf("written: %s, %v", out.String(), err)
+	}
+}
+
 // A file gives pins that are written the same way again, or ErrDamaged.
 func FuzzPins(f *testing.F) {
 	var some bytes.Buffer
@@ -410,8 +432,7 @@ func FuzzPins(f *testing.F) {
 	f.Add([]byte("null\n"), false)
 	f.Fuzz(func(t *testing.T, content []byte, whole bool) {
 		if !whole { // past the digest, which hides the lines from the fuzzer
-			header := `{"format":"` + pinFormat + `","pins":` + strconv.Itoa(bytes.Count(content, []byte{'\n'})) + `,"sha256":"` + eboot.DigestOf(content).String() + "\"}\n"
-			content = append([]byte(header), content...)
+			content = append([]byte(header(pinFormat, content)), content...)
 		}
 		pins, err := decodePins(content)
 		if err != nil {

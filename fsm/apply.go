@@ -229,31 +229,51 @@ func (t *transition) target(ref eboot.Ref, erts string) ([]eboot.Bundle, error) 
 
 // move points a channel to an existing bundle for one ERTS version.
 func (t *transition) move(channel, erts string, to eboot.Ref) error {
-	i, known := t.next.findChannel(channel)
-	if !known && len(t.next.channels) == MaxChannels {
-		return fmt.Errorf("channel %s: %d channels are there already, which is the limit: %w", channel, MaxChannels, eboot.ErrTooLarge)
+	next, _, err := t.channel(channel)
+	if err != nil {
+		return err
 	}
-	old := eboot.Channel{Name: channel}
-	if known {
-		old = t.next.channels[i]
-	}
-	from := old.Bundles[erts]
+	from := next.Bundles[erts]
 	if from == to {
 		return nil
 	}
-	next := eboot.Channel{Name: channel, Bundles: map[string]eboot.Ref{}}
-	maps.Copy(next.Bundles, old.Bundles)
-	next.Bundles[erts] = to
-	next.History = append(slices.Clone(old.History), eboot.ChannelMove{Generation: t.next.generation + 1, At: t.at, ERTS: erts, From: from, To: to})
+	bundles := maps.Clone(next.Bundles)
+	bundles[erts] = to
+	next.Bundles = bundles
+	next.History = append(slices.Clone(next.History), eboot.ChannelMove{Generation: t.next.generation + 1, At: t.at, ERTS: erts, From: from, To: to})
 	if over := len(next.History) - eboot.ChannelHistoryLength; over > 0 {
 		next.History = slices.Delete(next.History, 0, over)
 	}
-	t.next.channels = slices.Clone(t.next.channels)
-	if known {
-		t.next.channels[i] = next
-	} else {
-		t.next.channels = slices.Insert(t.next.channels, i, next)
-	}
+	t.replace(next)
 	t.changed, t.boots = true, true
 	return nil
+}
+
+// channel returns a channel to be changed, an empty one when it is not known. What it
+// holds is shared with older states. ErrTooLarge: it would be one too many.
+func (t *transition) channel(name string) (c eboot.Channel, known bool, err error) {
+	i, known := t.next.findChannel(name)
+	switch {
+	case known:
+		c = t.next.channels[i]
+	case len(t.next.channels) == MaxChannels:
+		return c, false, fmt.Errorf("channel %s: %d channels are there already, which is the limit: %w", name, MaxChannels, eboot.ErrTooLarge)
+	default:
+		c.Name = name
+	}
+	if c.Bundles == nil {
+		c.Bundles = map[string]eboot.Ref{}
+	}
+	return c, known, nil
+}
+
+// replace enters a channel, in the place of the one of its name.
+func (t *transition) replace(c eboot.Channel) {
+	i, known := t.next.findChannel(c.Name)
+	t.next.channels = slices.Clone(t.next.channels)
+	if known {
+		t.next.channels[i] = c
+	} else {
+		t.next.channels = slices.Insert(t.next.channels, i, c)
+	}
 }

@@ -27,6 +27,7 @@ const (
 	kindSetDrained   kind = 8
 	kindRemoveServer kind = 9
 	kindRaiseVersion kind = 10
+	kindConfigure    kind = 11
 )
 
 // kinds is what there is to know of each type.
@@ -47,6 +48,7 @@ var kinds = [...]struct {
 	kindSetDrained:   {"set drained", firstVersion, read[SetDrained]},
 	kindRemoveServer: {"remove server", firstVersion, read[RemoveServer]},
 	kindRaiseVersion: {"raise version", firstVersion, read[RaiseVersion]},
+	kindConfigure:    {"configure channel", optionsVersion, read[ConfigureChannel]},
 }
 
 func (k kind) known() bool { return int(k) < len(kinds) && kinds[k].read != nil }
@@ -117,6 +119,9 @@ func (c SetDrained) Encode() ([]byte, error) { return encode(c) }
 
 // Encode returns the log entry; ErrInvalid, or ErrTooLarge above MaxCommandSize.
 func (c RemoveServer) Encode() ([]byte, error) { return encode(c) }
+
+// Encode returns the log entry; ErrInvalid, or ErrTooLarge above MaxCommandSize.
+func (c ConfigureChannel) Encode() ([]byte, error) { return encode(c) }
 
 // Encode returns the log entry; ErrInvalid, also for a version above Version: a
 // program cannot know what such a version needs, and it is never lowered again.

@@ -122,8 +122,9 @@ func golden(t *testing.T, name string, got []byte) {
 }
 
 // snapshotsAfter names the golden snapshot that is taken after an example: the
-// first has nothing of servers, as states before several servers were.
-var snapshotsAfter = map[string]string{"remove_bundle": "state.snapshot", "raise_version": "servers.snapshot"}
+// first has nothing of servers, as states before several servers were, the second
+// nothing of options of channels.
+var snapshotsAfter = map[string]string{"remove_bundle": "state.snapshot", "raise_version": "servers.snapshot", "move_configured": "options.snapshot"}
 
 // example is one of each command.
 func example() []struct {
@@ -155,6 +156,10 @@ func example() []struct {
 		{"undrain_server", SetDrained{Header: h(11), Server: "server-a"}},
 		{"remove_server", RemoveServer{Header: h(12), Server: "server-a"}},
 		{"raise_version", later{RaiseVersion{Header: h(13), Version: 2}}},
+		{"configure_channel", ConfigureChannel{Header: h(14), Channel: "stable", Options: eboot.ChannelOptions{Loader: eboot.LoaderStock, Control: eboot.ControlOn}}},
+		{"configure_and_move", ConfigureChannel{Header: h(15), Channel: "canary", Options: eboot.ChannelOptions{Control: eboot.ControlOn}, Ref: refOf("otp@26.0"), ERTS: "13.1.5"}},
+		{"add_later_bundle", AddBundle{Header: h(16), Bundle: bundleOf("otp", "27.0", "13.1.5", "three")}},
+		{"move_configured", SetChannel{Header: h(17), Channel: "stable", Ref: refOf("otp@27.0")}},
 	}
 }
 

@@ -334,6 +334,10 @@ func TestEncodeRefuses(t *testing.T) {
 		HoldBundle{Header: ok}, HoldBundle{Header: ok, Server: "a"}, HoldBundle{Header: ok, Server: "a", Manifests: make([]eboot.Digest, 1)},
 		SetDrained{Header: ok}, SetDrained{Header: ok, Server: "no name", Drained: true}, RemoveServer{Header: ok}, RaiseVersion{Header: ok},
 		RaiseVersion{Header: ok, Version: Version + 1},
+		ConfigureChannel{Header: ok, Channel: "stable"}, ConfigureChannel{Header: ok, Options: eboot.ChannelOptions{Loader: "stock"}},
+		ConfigureChannel{Header: ok, Channel: "stable", Options: eboot.ChannelOptions{Loader: "other"}},
+		ConfigureChannel{Header: ok, Channel: "stable", Options: eboot.ChannelOptions{Control: "yes"}},
+		ConfigureChannel{Header: ok, Channel: "stable", Options: eboot.ChannelOptions{Control: "on"}, ERTS: "13.1"},
 		Init{ClusterID: "x"}, Init{Header: Header{RequestID: "a b"}, ClusterID: "x"}, Init{Header: Header{RequestID: "a", At: -1}, ClusterID: "x"},
 	} {
 		if _, err := c.Encode(); !errors.Is(err, eboot.ErrInvalid) {

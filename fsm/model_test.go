@@ -21,7 +21,8 @@ type model struct {
 	cluster    string
 	whitelist  map[netip.Prefix]eboot.WhitelistEntry
 	bundles    map[[3]string]eboot.Bundle
-	channels   map[[2]string]eboot.Ref // by name and ERTS version
+	channels   map[[2]string]eboot.Ref         // by name and ERTS version
+	options    map[string]eboot.ChannelOptions // of every channel there is
 	holders    map[[3]string]map[string]bool
 	drained    map[string]bool
 	removed    map[string]bool
@@ -31,6 +32,7 @@ type model struct {
 func newModel() *model {
 	return &model{
 		whitelist: map[netip.Prefix]eboot.WhitelistEntry{}, bundles: map[[3]string]eboot.Bundle{}, channels: map[[2]string]eboot.Ref{},
+		options: map[string]eboot.ChannelOptions{},
 		holders: map[[3]string]map[string]bool{}, drained: map[string]bool{}, removed: map[string]bool{}, version: 1,
 	}
 }
@@ -59,6 +61,9 @@ func (m *model) versions(ref eboot.Ref, erts string) []string {
 func (m *model) move(channel, erts string, ref eboot.Ref) bool {
 	moved := m.channels[[2]string{channel, erts}] != ref
 	m.channels[[2]string{channel, erts}] = ref
+	if _, known := m.options[channel]; !known {
+		m.options[channel] = eboot.ChannelOptions{}
+	}
 	return moved
 }
 
@@ -157,6 +162,29 @@ func (m *model) change(c Command) (changed, boots bool, err error) {
 		for _, erts := range found {
 			boots = m.move(c.Channel, erts, c.Ref) || boots
 		}
+	case ConfigureChannel:
+		if !c.Ref.IsZero() {
+			if changed, boots, err = m.change(SetChannel{Channel: c.Channel, Ref: c.Ref, ERTS: c.ERTS}); err != nil {
+				return false, false, err
+			}
+		}
+		old, known := m.options[c.Channel]
+		next := old
+		switch c.Options.Loader {
+		case "stock":
+			next.Loader = "stock"
+		case "eboot":
+			next.Loader = ""
+		}
+		switch c.Options.Control {
+		case "on":
+			next.Control = "on"
+		case "off":
+			next.Control = ""
+		}
+		m.options[c.Channel] = next
+		changed = changed || !known || next != old
+		boots = boots || next.Loader != old.Loader
 	case HoldBundle:
 		if m.removed[c.Server] {
 			return false, false, eboot.ErrConflict
@@ -206,13 +234,22 @@ var (
 	drawAnyERTS = rapid.SampledFrom([]string{"", "13.1", "14.0"})
 	drawChannel = rapid.SampledFrom([]string{"stable", "canary"})
 	drawServer  = rapid.SampledFrom(servers)
+	drawOptions = rapid.Custom(func(t *rapid.T) eboot.ChannelOptions {
+		o := eboot.ChannelOptions{
+			Loader: rapid.SampledFrom([]string{"", "eboot", "stock"}).Draw(t, "loader"), Control: rapid.SampledFrom([]string{"", "off", "on"}).Draw(t, "control"),
+		}
+		if o == (eboot.ChannelOptions{}) {
+			o.Loader = eboot.LoaderEboot
+		}
+		return o
+	})
 	drawContent = rapid.SampledFrom([]string{"one", "two"})
 )
 
 func drawCommand(t *rapid.T, h Header) Command {
 	switch rapid.SampledFrom([]kind{
 		kindInit, kindAllowSlaves, kindAllowSlaves, kindDenySlaves, kindAddBundle, kindAddBundle, kindRemoveBundle, kindSetChannel,
-		kindHoldBundle, kindHoldBundle, kindSetDrained, kindRemoveServer, kindRaiseVersion,
+		kindHoldBundle, kindHoldBundle, kindSetDrained, kindRemoveServer, kindRaiseVersion, kindConfigure, kindConfigure,
 	}).Draw(t, "kind") {
 	case kindInit:
 		return Init{Header: h, ClusterID: rapid.SampledFrom([]string{"x", "y"}).Draw(t, "cluster")}
@@ -239,6 +276,12 @@ func drawCommand(t *rapid.T, h Header) Command {
 		return RemoveServer{Header: h, Server: drawServer.Draw(t, "server")}
 	case kindRaiseVersion:
 		return later{RaiseVersion{Header: h, Version: rapid.IntRange(1, 4).Draw(t, "version")}}
+	case kindConfigure:
+		c := ConfigureChannel{Header: h, Channel: drawChannel.Draw(t, "channel"), Options: drawOptions.Draw(t, "options")}
+		if rapid.Bool().Draw(t, "move") {
+			c.Ref, c.ERTS = drawRef.Draw(t, "ref"), drawAnyERTS.Draw(t, "erts")
+		}
+		return c
 	}
 	return SetChannel{Header: h, Channel: drawChannel.Draw(t, "channel"), Ref: drawRef.Draw(t, "ref"), ERTS: drawAnyERTS.Draw(t, "erts")}
 }
@@ -335,9 +378,19 @@ func compare(t *rapid.T, s *State, m *model) {
 	if !slices.Equal(s.DrainedServers(), drained) || s.Version() != m.version {
 		t.Fatalf("drained %v, version %d; model %v, %d", s.DrainedServers(), s.Version(), drained, m.version)
 	}
-	pointers := 0
+	pointers, minimum := 0, firstVersion
 	for _, c := range s.Channels() {
 		pointers += len(c.Bundles)
+		want, known := m.options[c.Name]
+		if !known || c.Options != want || s.ChannelOptions(c.Name) != want {
+			t.Fatalf("channel %s has options %+v, model %v %+v", c.Name, c.Options, known, want)
+		}
+		if want != (eboot.ChannelOptions{}) {
+			minimum = optionsVersion
+		}
+	}
+	if len(s.Channels()) != len(m.options) || s.MinimumVersion() != minimum {
+		t.Fatalf("%d channels, minimum version %d; model %d, %d", len(s.Channels()), s.MinimumVersion(), len(m.options), minimum)
 	}
 	if pointers != len(m.channels) {
 		t.Fatalf("channels point to %d bundles, model %d", pointers, len(m.channels))

@@ -16,10 +16,12 @@ const (
 
 // Version is the highest cluster version that this program knows: the value that
 // it may propose with RaiseVersion.
-const Version = 1
+const Version = optionsVersion
 
-// firstVersion is the version of a cluster that was never raised.
-const firstVersion = 1
+const (
+	firstVersion   = 1 // of a cluster that was never raised
+	optionsVersion = 2 // channels have options
+)
 
 // HoldBundle says that a server holds every blob of the bundles with these
 // manifests: it is added to their Holders. Manifests that no bundle has are left

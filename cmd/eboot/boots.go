@@ -36,10 +36,10 @@ func (c *command) bootsCommand() *cobra.Command {
 			return c.print(boots, func(w io.Writer) error {
 				rows := make([][]string, len(boots))
 				for i, b := range boots {
-					rows[i] = []string{timeText(b.Began), b.Slave.String(), b.ERTS, b.Bundle.String(), b.Channel, string(b.Phase),
+					rows[i] = []string{timeText(b.Began), b.Slave.String(), b.ERTS, b.Bundle.String(), b.Channel, b.Loader, phaseText(b),
 						durationText(b), fmt.Sprint(b.Requests), bytesText(b.Bytes)}
 				}
-				return table(w, "BEGAN SLAVE ERTS BUNDLE CHANNEL PHASE LOADED-IN REQUESTS BYTES", rows)
+				return table(w, "BEGAN SLAVE ERTS BUNDLE CHANNEL LOADER PHASE LOADED-IN REQUESTS BYTES", rows)
 			})
 		}),
 	}
@@ -47,8 +47,30 @@ func (c *command) bootsCommand() *cobra.Command {
 	return cmd
 }
 
-// durationText is the time from the boot script to the last request before the
-// first quiet second; while a boot loads, to the latest request.
+// phaseText is how far a boot came. What a slave with eboot's loader reported last
+// says more than that it is loading.
+func phaseText(b eboot.Boot) string {
+	if b.Cured == nil || len(b.Cured.Phases) == 0 || !b.Loaded.IsZero() {
+		return string(b.Phase)
+	}
+	reached := b.Cured.Phases[len(b.Cured.Phases)-1].Phase
+	if b.Phase == eboot.BootLoading {
+		return reached
+	}
+	return string(b.Phase) + " after " + reached
+}
+
+// curedText is what only eboot's loader tells: nothing for a stock one.
+func curedText(b eboot.Boot) string {
+	if b.Cured == nil {
+		return ""
+	}
+	return fmt.Sprintf(", mode %s, answered on the slave %d, switches %d", b.Cured.Mode, b.Cured.Local, b.Cured.Switches)
+}
+
+// durationText is the time from the boot script to the end of the boot, which for a
+// stock slave is the last request before the first quiet second; while a boot loads, to
+// the latest request.
 func durationText(b eboot.Boot) string {
 	end := b.Loaded
 	if end.IsZero() {
@@ -65,7 +87,8 @@ func (c *command) followBoots(ctx context.Context, client *api.Client, slave net
 		if c.json() {
 			return json.NewEncoder(c.out).Encode(b)
 		}
-		_, err := fmt.Fprintf(c.out, "%s %s %s %s %s: %d requests, %s in %s\n", timeText(b.Latest), b.Slave, b.Phase, b.Bundle, b.ERTS, b.Requests, bytesText(b.Bytes), durationText(b))
+		_, err := fmt.Fprintf(c.out, "%s %s %s %s %s: loader %s, %d requests, %s in %s%s\n", timeText(b.Latest), b.Slave, phaseText(b), b.Bundle, b.ERTS,
+			b.Loader, b.Requests, bytesText(b.Bytes), durationText(b), curedText(b))
 		return err
 	})
 }

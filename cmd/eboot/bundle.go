@@ -187,12 +187,20 @@ func (c *command) bundleList() *cobra.Command {
 }
 
 func (c *command) bundleShow() *cobra.Command {
-	return c.read(&cobra.Command{
-		Use: "show NAME@VERSION", Short: "Show a bundle, once for each ERTS version it was published for", Args: arguments(1, 1),
+	var boot bool
+	var erts string
+	cmd := &cobra.Command{
+		Use: "show NAME@VERSION", Short: "Show a bundle, once for each ERTS version it was published for, or its boot script", Args: arguments(1, 1),
 		RunE: c.withClient(func(ctx context.Context, client *api.Client, args []string) error {
 			ref, err := eboot.ParseRef(args[0])
 			if err != nil {
 				return err
+			}
+			if boot {
+				return c.showBootScript(ctx, client, ref, erts)
+			}
+			if erts != "" {
+				return fmt.Errorf("--erts %s: goes with --boot: %w", erts, eboot.ErrInvalid)
 			}
 			details, err := client.Bundle(ctx, ref)
 			if err != nil {
@@ -210,6 +218,30 @@ func (c *command) bundleShow() *cobra.Command {
 				return nil
 			})
 		}),
+	}
+	cmd.Flags().BoolVar(&boot, "boot", false, "the boot script as Erlang terms: as it was published, and as slaves get it")
+	cmd.Flags().StringVar(&erts, "erts", "", "with --boot: for this ERTS version, when the bundle was published for several")
+	return c.read(cmd)
+}
+
+// showBootScript prints a boot script twice: before and after eboot rewrites it.
+func (c *command) showBootScript(ctx context.Context, client *api.Client, ref eboot.Ref, erts string) error {
+	script, err := client.BootScript(ctx, ref, erts)
+	if err != nil {
+		return err
+	}
+	return c.print(script, func(w io.Writer) error {
+		if script.Warning != "" {
+			c.warn(script.Warning)
+		}
+		if script.Before == "" {
+			return nil
+		}
+		if _, err := fmt.Fprintf(w, "%%%% %s as it was published\n%s\n", script.Path, strings.TrimRight(script.Before, "\n")); err != nil || script.Warning != "" {
+			return err
+		}
+		_, err := fmt.Fprintf(w, "\n%%%% %s as slaves get it, unless their channel has the stock loader\n%s\n", script.Path, strings.TrimRight(script.After, "\n"))
+		return err
 	})
 }
 

@@ -6,6 +6,7 @@ import (
 	"io"
 	"maps"
 	"slices"
+	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -30,19 +31,25 @@ func (c *command) channelList() *cobra.Command {
 				for _, ch := range channels {
 					rows = append(rows, channelRows(ch)...)
 				}
-				return table(w, "CHANNEL ERTS BUNDLE", rows)
+				return table(w, channelHeader, rows)
 			})
 		}),
 	})
 }
 
+const channelHeader = "CHANNEL ERTS BUNDLE LOADER CONTROL"
+
 func channelRows(ch eboot.Channel) [][]string {
+	options := ch.Options.Words()
+	row := func(erts, bundle string) []string {
+		return []string{ch.Name, erts, bundle, options.Loader, options.Control}
+	}
 	if len(ch.Bundles) == 0 {
-		return [][]string{{ch.Name, "-", "-"}}
+		return [][]string{row("-", "-")}
 	}
 	var rows [][]string
 	for _, erts := range slices.Sorted(maps.Keys(ch.Bundles)) {
-		rows = append(rows, []string{ch.Name, erts, ch.Bundles[erts].String()})
+		rows = append(rows, row(erts, ch.Bundles[erts].String()))
 	}
 	return rows
 }
@@ -56,7 +63,7 @@ func (c *command) channelShow() *cobra.Command {
 				return err
 			}
 			return c.print(ch, func(w io.Writer) error {
-				if err := table(w, "CHANNEL ERTS BUNDLE", channelRows(ch)); err != nil || len(ch.History) == 0 {
+				if err := table(w, channelHeader, channelRows(ch)); err != nil || len(ch.History) == 0 {
 					return err
 				}
 				fmt.Fprintln(w)
@@ -78,26 +85,78 @@ func refText(r eboot.Ref) string {
 }
 
 func (c *command) channelSet() *cobra.Command {
-	var erts string
+	var set api.ChannelSet
 	cmd := &cobra.Command{
-		Use: "set CHANNEL NAME@VERSION", Short: "Point a channel to a bundle: slaves get it at their next boot", Args: arguments(2, 2),
-		RunE: c.withClient(func(ctx context.Context, client *api.Client, args []string) error {
-			ref, err := eboot.ParseRef(args[1])
-			if err != nil {
-				return err
+		Use:   "set CHANNEL [NAME@VERSION]",
+		Short: "Point a channel to a bundle, or say how its slaves boot: they get it at their next boot",
+		Args:  arguments(1, 2),
+		RunE: c.withClient(func(ctx context.Context, client *api.Client, args []string) (err error) {
+			switch {
+			case len(args) > 1:
+				if set.Bundle, err = eboot.ParseRef(args[1]); err != nil {
+					return err
+				}
+			case set.ERTS != "":
+				return fmt.Errorf("--erts %s: name the bundle too, NAME@VERSION: %w", set.ERTS, eboot.ErrInvalid)
+			case set.Options == eboot.ChannelOptions{}:
+				return fmt.Errorf("channel set %s: nothing to set; name a bundle (NAME@VERSION), --loader or --control: %w", args[0], eboot.ErrInvalid)
 			}
 			if err := eboot.CheckName("channel", args[0]); err != nil {
 				return err
 			}
-			result, err := client.SetChannel(ctx, args[0], api.ChannelSet{Bundle: ref, ERTS: erts})
+			result, err := client.SetChannel(ctx, args[0], set)
 			if err != nil {
 				return err
 			}
 			return c.print(result, func(w io.Writer) error {
-				return written(w, fmt.Sprintf("channel %s points to %s", args[0], ref), result)
+				return written(w, "channel "+args[0]+settingText(set), result)
 			})
 		}),
 	}
-	cmd.Flags().StringVar(&erts, "erts", "", "only for this ERTS version (default: each one the bundle was published for)")
+	cmd.Flags().StringVar(&set.ERTS, "erts", "", "only for this ERTS version (default: each one the bundle was published for)")
+	cmd.Flags().Var(choice{&set.Options.Loader, []string{eboot.LoaderEboot, eboot.LoaderStock}}, "loader",
+		"eboot: boot scripts bring eboot's loader (the default of a channel); stock: they are served as published")
+	cmd.Flags().Var(choice{&set.Options.Control, []string{eboot.ControlOn, eboot.ControlOff}}, "control",
+		"on: slaves with eboot's loader keep their connection open; off: they close it when it is idle (the default of a channel)")
 	return c.write(cmd)
 }
+
+// settingText says what a channel was set to.
+func settingText(set api.ChannelSet) string {
+	var parts []string
+	if !set.Bundle.IsZero() {
+		parts = append(parts, "points to "+set.Bundle.String())
+	}
+	if set.Options.Loader != "" {
+		parts = append(parts, "loader "+set.Options.Loader)
+	}
+	if set.Options.Control != "" {
+		parts = append(parts, "control "+set.Options.Control)
+	}
+	text := strings.Join(parts, ", ")
+	if set.Bundle.IsZero() {
+		return ": " + text
+	}
+	return " " + text
+}
+
+// choice is a flag that takes one of a few words.
+type choice struct {
+	value *string
+	words []string
+}
+
+// Set takes a word.
+func (c choice) Set(word string) error {
+	if !slices.Contains(c.words, word) {
+		return fmt.Errorf("want %s", strings.Join(c.words, " or "))
+	}
+	*c.value = word
+	return nil
+}
+
+// String is the word that was taken.
+func (c choice) String() string { return *c.value }
+
+// Type is what the help shows for a value.
+func (c choice) Type() string { return strings.Join(c.words, "|") }

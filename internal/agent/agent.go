@@ -129,7 +129,7 @@ func New(o Options) (a *Agent, err error) {
 		return nil, errors.Join(err, a.store.Close())
 	}
 	a.cache = servingcache.New(servingcache.Options{Path: a.data.servingCache(), Logger: o.Logger.Named("cache")})
-	a.fleet, err = fleet.New(fleet.Options{Server: a.server, PinFile: a.data.pins(), Now: a.now, Logger: o.Logger.Named("fleet")})
+	a.fleet, err = fleet.New(fleet.Options{Server: a.server, PinFile: a.data.pins(), PlanFile: a.data.plans(), Now: a.now, Logger: o.Logger.Named("fleet")})
 	if err != nil {
 		return nil, errors.Join(err, a.store.Close())
 	}
@@ -137,7 +137,7 @@ func New(o Options) (a *Agent, err error) {
 	a.newGroup()
 	a.boot = &bootService{
 		view: a.view, trees: a.trees, fleet: a.fleet, peers: a.peers, pins: a.group.pins,
-		ranking: newRanking(a.server, o.Config.Boot.Priority), outcast: &a.outcast, lacks: a.copies.lacks,
+		ranking: newRanking(a.server, o.Config.Boot.Priority), outcast: &a.outcast, lacks: a.copies.lacks, now: a.now,
 	}
 	a.newHolder(o)
 	a.files = bootproto.NewFileServer(bootproto.FileServerOptions{

@@ -1,16 +1,15 @@
 package agent
 
 import (
-	"bytes"
 	"fmt"
 	"net/netip"
 	"strings"
 	"sync/atomic"
+	"time"
 
 	"eboot"
 	"eboot/bootproto"
 	"eboot/filestore"
-	"eboot/filestore/bundlefs"
 	"eboot/fleet"
 	"eboot/fsm"
 )
@@ -25,10 +24,11 @@ type bootService struct {
 	full      func(netip.Addr) bool
 	draining  atomic.Bool
 	peers     *peers
-	pins      *pinExchange
+	pins      *exchange
 	ranking   ranking
 	lacks     func(eboot.Bundle) bool // blobs of it are known to be missing here
 	outcast   *atomic.Pointer[error]  // why this server has no place in the cluster, if it has none
+	now       func() time.Time
 }
 
 var (
@@ -146,7 +146,8 @@ type bootSession struct {
 	slave   netip.Addr
 	erts    string
 	seen    *fleet.Connection
-	tree    *bundlefs.Tree
+	tree    *servedTree
+	opened  *opened // nil: the stock loader is asking
 }
 
 // Allowed asks the whitelist again.
@@ -159,7 +160,7 @@ func (c *bootSession) Allowed() error {
 
 // resolve returns the connection's tree. Before a boot has begun on it, that is
 // the tree of the bundle that the latest boot of this address began with.
-func (c *bootSession) resolve() (*bundlefs.Tree, error) {
+func (c *bootSession) resolve() (*servedTree, error) {
 	if c.tree != nil {
 		return c.tree, nil
 	}
@@ -182,17 +183,17 @@ func (c *bootSession) resolve() (*bundlefs.Tree, error) {
 // begin serves a boot script as the first thing of a connection: a boot begins
 // with what the channel points to now. A script that the bundle does not have begins
 // nothing; init asks for X.boot first and for $ROOT/bin/X.boot on the same connection.
-func (c *bootSession) begin(name []byte) (filestore.Content, error) {
+func (c *bootSession) begin(name []byte) (bootproto.Content, error) {
 	entry, bundle, err := admit(c.service.view.State(), c.slave, c.erts)
 	if err != nil {
-		return filestore.Content{}, err
+		return bootproto.Content{}, err
 	}
 	tree, err := c.service.trees.tree(bundle)
 	if err != nil {
-		return filestore.Content{}, err
+		return bootproto.Content{}, err
 	}
 	c.note("get", name, tree)
-	content, err := tree.Get(name)
+	content, err := c.script(entry, bundle, tree, name)
 	if err == nil {
 		c.tree = tree
 		if pin := c.seen.BootBegan(entry.Channel, bundle); !pin.Manifest.IsZero() {
@@ -203,7 +204,7 @@ func (c *bootSession) begin(name []byte) (filestore.Content, error) {
 }
 
 // note records the request, and whether any root covers its path.
-func (c *bootSession) note(operation string, name []byte, tree *bundlefs.Tree) {
+func (c *bootSession) note(operation string, name []byte, tree *servedTree) {
 	c.seen.Requested(operation, name)
 	if tree != nil && !tree.Covers(name) {
 		c.seen.Uncovered(name)
@@ -212,15 +213,21 @@ func (c *bootSession) note(operation string, name []byte, tree *bundlefs.Tree) {
 
 // Get answers {get, File}.
 func (c *bootSession) Get(name []byte) (bootproto.Content, error) {
-	if c.tree == nil && bytes.HasSuffix(name, []byte(".boot")) {
-		return wireContent(c.begin(name))
+	if c.tree == nil && isBootScript(name) {
+		return c.begin(name)
 	}
 	tree, err := c.resolve()
 	c.note("get", name, tree)
 	if err != nil {
 		return bootproto.Content{}, err
 	}
-	return wireContent(tree.Get(name))
+	content, err := wireContent(tree.Get(name))
+	if err == nil && c.opened != nil {
+		if path, ok := tree.Relative(name); ok {
+			c.learn(path, content.Size)
+		}
+	}
+	return content, err
 }
 
 func wireContent(content filestore.Content, err error) (bootproto.Content, error) {
@@ -280,4 +287,7 @@ func (c *bootSession) WorkingDirectory() string {
 func (c *bootSession) Sent(n int) { c.seen.Sent(n) }
 
 // Close ends the observation.
-func (c *bootSession) Close(error) { c.seen.Closed() }
+func (c *bootSession) Close(error) {
+	c.tellLearned()
+	c.seen.Closed()
+}

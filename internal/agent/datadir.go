@@ -24,6 +24,7 @@ import (
 //	store/          blobs
 //	serving-cache   the newest state, to serve from before Raft has replayed its log
 //	pins.json       which bundle each slave booted
+//	plans.json      what boots of each bundle needed
 //	peers           where other servers were heard of last
 type dataDir struct {
 	path string
@@ -63,6 +64,7 @@ func (d *dataDir) raft() string         { return filepath.Join(d.path, "raft") }
 func (d *dataDir) store() string        { return filepath.Join(d.path, "store") }
 func (d *dataDir) servingCache() string { return filepath.Join(d.path, "serving-cache") }
 func (d *dataDir) pins() string         { return filepath.Join(d.path, "pins.json") }
+func (d *dataDir) plans() string        { return filepath.Join(d.path, "plans.json") }
 func (d *dataDir) peers() string        { return filepath.Join(d.path, "peers") }
 func (d *dataDir) foundedPath() string  { return filepath.Join(d.path, "founded") }
 func (d *dataDir) idPath() string       { return filepath.Join(d.path, "node-id") }

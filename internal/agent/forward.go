@@ -38,7 +38,7 @@ func (a *Agent) propose(ctx context.Context, command fsm.Command) (*fsm.Result, 
 	if err != nil {
 		return nil, err
 	}
-	if err := a.checkVersion(command); err != nil {
+	if err := a.checkVersion("write", fsm.MinimumVersion(command)); err != nil {
 		return nil, err
 	}
 	var result *fsm.Result
@@ -66,9 +66,9 @@ func (a *Agent) propose(ctx context.Context, command fsm.Command) (*fsm.Result, 
 }
 
 // checkVersion refuses what some server of the cluster could not read (R19).
-func (a *Agent) checkVersion(command fsm.Command) error {
-	if want, have := fsm.MinimumVersion(command), a.machine.State().Version(); want > have {
-		return fmt.Errorf("write: the cluster is at version %d and this change needs %d: upgrade every server first (`eboot cluster members`): %w", have, want, eboot.ErrConflict)
+func (a *Agent) checkVersion(what string, want int) error {
+	if have := a.machine.State().Version(); want > have {
+		return fmt.Errorf("%s: the cluster is at version %d and this change needs %d: upgrade every server first (`eboot cluster members`): %w", what, have, want, eboot.ErrConflict)
 	}
 	return nil
 }
@@ -82,7 +82,7 @@ func (a *Agent) ApplyEntry(ctx context.Context, entry []byte) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := a.checkVersion(command); err != nil {
+	if err := a.checkVersion("write", fsm.MinimumVersion(command)); err != nil {
 		return nil, err
 	}
 	result, err := a.applyHere(ctx, entry)

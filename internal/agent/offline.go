@@ -97,7 +97,7 @@ func ResetDataDir(dir string) (err error) {
 	defer func() { err = errors.Join(err, data.close()) }()
 	// The id goes last: until then the directory is that of a server, and a reset that
 	// was interrupted can be repeated.
-	for _, name := range []string{data.raft(), data.servingCache(), data.pins(), data.peers(), data.foundedPath(), data.idPath()} {
+	for _, name := range []string{data.raft(), data.servingCache(), data.pins(), data.plans(), data.peers(), data.foundedPath(), data.idPath()} {
 		if err := os.RemoveAll(name); err != nil {
 			return fmt.Errorf("reset: %w", err)
 		}

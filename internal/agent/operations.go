@@ -99,9 +99,45 @@ func (a *Agent) Channel(name string) (eboot.Channel, error) {
 	return c, fmt.Errorf("channel %s: does not exist; `eboot channel set %s NAME@VERSION` makes it: %w", name, name, eboot.ErrNotFound)
 }
 
-// SetChannel moves a channel.
+// SetChannel moves a channel, sets its options, or both in one step.
 func (a *Agent) SetChannel(ctx context.Context, w api.Write, channel string, set api.ChannelSet) (api.WriteResult, error) {
+	switch {
+	case set.Options != eboot.ChannelOptions{}:
+		configure := fsm.ConfigureChannel{Header: a.header(w), Channel: channel, Options: set.Options, Ref: set.Bundle, ERTS: set.ERTS}
+		if err := a.awaitVersion(ctx, fsm.MinimumVersion(configure)); err != nil {
+			return api.WriteResult{}, err
+		}
+		return a.write(ctx, configure)
+	case set.Bundle.IsZero():
+		return api.WriteResult{}, fmt.Errorf("channel %s: neither a bundle nor options are given: %w", channel, eboot.ErrInvalid)
+	}
 	return a.write(ctx, fsm.SetChannel{Header: a.header(w), Channel: channel, Ref: set.Bundle, ERTS: set.ERTS})
+}
+
+// awaitVersion gives a cluster of servers that all know a version the moment that its
+// leader needs to raise it; a server alone raises it here. Whether the cluster is there
+// then, the change finds out (checkVersion).
+func (a *Agent) awaitVersion(ctx context.Context, version int) error {
+	ctx, cancel := context.WithTimeout(ctx, leaderPatience)
+	defer cancel()
+	for {
+		changed, led := a.machine.Changed(), a.cluster.LeaderChanged()
+		if a.machine.State().Version() >= version {
+			return nil
+		}
+		if err := a.raftStopped(); err != nil {
+			return err
+		}
+		if err := a.raiseVersion(ctx); err != nil {
+			a.logger.Debug("cluster version not raised yet", "error", err)
+		}
+		select {
+		case <-changed:
+		case <-led:
+		case <-ctx.Done():
+			return nil
+		}
+	}
 }
 
 func (a *Agent) addBundle(ctx context.Context, w api.Write, b eboot.Bundle, channel string) (*fsm.Result, error) {

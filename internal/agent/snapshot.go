@@ -45,6 +45,13 @@ func (a *Agent) RestoreHere(ctx context.Context, r io.Reader, force bool) (api.S
 	if err != nil {
 		return api.SnapshotInfo{}, err
 	}
+	// A server that could not read the state would halt.
+	if err := a.awaitVersion(ctx, restored.MinimumVersion()); err != nil {
+		return api.SnapshotInfo{}, err
+	}
+	if err := a.checkVersion("restore", restored.MinimumVersion()); err != nil {
+		return api.SnapshotInfo{}, err
+	}
 	release, err := a.cluster.HoldWrites(ctx)
 	if err != nil {
 		return api.SnapshotInfo{}, err

@@ -159,6 +159,7 @@ func (a *Agent) serveState() bool {
 	a.files.Recheck()
 	a.files.Drain(a.view.State().Drained(a.server))
 	trees := a.followTrees(false)
+	a.forgetPlans()
 	return a.listeners.follow(a.view.State()) && trees
 }
 
@@ -166,6 +167,15 @@ func (a *Agent) serveState() bool {
 func (a *Agent) recount() {
 	a.copies.gained()
 	a.followTrees(true)
+}
+
+// forgetPlans drops what was learned of bundles that are gone.
+func (a *Agent) forgetPlans() {
+	bundles := map[eboot.Digest]bool{}
+	for _, b := range a.view.State().Bundles() {
+		bundles[b.Manifest] = true
+	}
+	a.fleet.KeepPlans(func(manifest eboot.Digest) bool { return bundles[manifest] })
 }
 
 func (a *Agent) followTrees(recount bool) bool {

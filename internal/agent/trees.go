@@ -30,7 +30,7 @@ func keyOf(b eboot.Bundle) bundleKey {
 
 // residence is a tree in memory and how much of it is on this disk.
 type residence struct {
-	tree    *bundlefs.Tree // nil: the manifest itself is not readable
+	tree    *servedTree // nil: the manifest itself is not readable
 	blobs   int
 	missing int // blobs not on disk or damaged; with a nil tree 1
 	problem string
@@ -65,7 +65,7 @@ func (t *treeSet) residence(b eboot.Bundle) (residence, bool) {
 
 // tree returns the tree of b, loading it when a pinned slave asks for one that
 // no channel points to any more.
-func (t *treeSet) tree(b eboot.Bundle) (*bundlefs.Tree, error) {
+func (t *treeSet) tree(b eboot.Bundle) (*servedTree, error) {
 	if r, ok := t.residence(b); ok && r.tree != nil {
 		return r.tree, nil
 	}
@@ -85,16 +85,20 @@ func (t *treeSet) tree(b eboot.Bundle) (*bundlefs.Tree, error) {
 	if err != nil {
 		return nil, err
 	}
-	return loaded.(*bundlefs.Tree), nil
+	return loaded.(*servedTree), nil
 }
 
-func (t *treeSet) load(b eboot.Bundle) (*bundlefs.Tree, error) {
+func (t *treeSet) load(b eboot.Bundle) (*servedTree, error) {
 	manifest, err := t.readManifest(b)
 	if err != nil {
 		return nil, err
 	}
 	times := t.readTimes(b, len(manifest.Entries))
-	return bundlefs.New(bundlefs.Options{Roots: t.roots, Bundle: b, Manifest: manifest, Times: times, Blobs: t.store})
+	tree, err := bundlefs.New(bundlefs.Options{Roots: t.roots, Bundle: b, Manifest: manifest, Times: times, Blobs: t.store})
+	if err != nil {
+		return nil, err
+	}
+	return newServedTree(tree, t.logger), nil
 }
 
 func (t *treeSet) readManifest(b eboot.Bundle) (*eboot.Manifest, error) {
@@ -125,7 +129,7 @@ func (t *treeSet) readTimes(b eboot.Bundle, n int) []int64 {
 
 // inspect counts what of a bundle is on this disk, its manifest included: a tree in
 // memory hides that the next start could not read it.
-func (t *treeSet) inspect(key bundleKey, tree *bundlefs.Tree) residence {
+func (t *treeSet) inspect(key bundleKey, tree *servedTree) residence {
 	r := residence{tree: tree}
 	count := func(d eboot.Digest) {
 		r.blobs++

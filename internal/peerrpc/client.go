@@ -10,6 +10,7 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptrace"
+	"slices"
 	"strconv"
 	"sync/atomic"
 	"time"
@@ -60,12 +61,23 @@ func (c *Client) Pins(ctx context.Context, server string) ([]eboot.Pin, error) {
 		return nil, err
 	}
 	defer response.Body.Close()
-	return readPins(io.LimitReader(response.Body, maxPinsJSON))
+	return readList[eboot.Pin](io.LimitReader(response.Body, maxListJSON), "pins", maxPins)
 }
 
 // SendPins returns when the server has merged pins.
 func (c *Client) SendPins(ctx context.Context, server string, pins []eboot.Pin) error {
 	return c.ask(ctx, server, "POST", "/v1/pins", pins, nil)
+}
+
+// SendPlans returns when the server has merged plans. eboot.ErrNotFound: it is of a version
+// that takes none.
+func (c *Client) SendPlans(ctx context.Context, server string, plans []eboot.LearnedPlan) error {
+	for some := range slices.Chunk(plans, plansAtOnce) {
+		if err := c.ask(ctx, server, "POST", "/v1/plans", some, nil); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // CopyBundle returns when the server holds every blob of the bundles durably.
@@ -181,6 +193,9 @@ func (c *Client) send(ctx context.Context, server, method, path string, body io.
 		return response, nil
 	}
 	defer response.Body.Close()
+	if response.StatusCode == http.StatusNotFound { // what a server knows of fails in another way
+		return nil, fmt.Errorf("server %s: it does not know %s %s: %w", server, method, path, eboot.ErrNotFound)
+	}
 	var described api.ErrorBody
 	if err := json.NewDecoder(io.LimitReader(response.Body, 1<<20)).Decode(&described); err != nil {
 		described = api.ErrorBody{}

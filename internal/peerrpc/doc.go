@@ -1,7 +1,7 @@
 // Package peerrpc is what servers of one cluster ask each other, as HTTP and JSON
 // over the peer port: what one knows of the cluster, entries for the leader's log,
-// pins of slaves, copies of a bundle that is being published, and the tasks that only
-// the leader can do.
+// pins of slaves and plans of boots, copies of a bundle that is being published, and the
+// tasks that only the leader can do.
 //
 // A server is addressed by its id: where it is found is known to the Dial function
 // alone, and may change between two calls. Errors cross the wire as those of the admin

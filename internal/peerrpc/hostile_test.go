@@ -2,11 +2,14 @@ package peerrpc
 
 import (
 	"bufio"
+	"bytes"
 	"context"
+	"encoding/json"
 	"errors"
 	"io"
 	"net"
 	"net/http"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -14,19 +17,115 @@ import (
 	"eboot"
 )
 
-// A list of empty pins is short as text and long in memory: it ends at a number, not at
+// empties is a list of n empty values.
+func empties(n int) string {
+	return "[" + strings.TrimSuffix(strings.Repeat("{},", n), ",") + "]"
+}
+
+// A list of empty values is short as text and long in memory: it ends at a number, not at
 // a size.
-func TestPinsAreBounded(t *testing.T) {
+func TestListsAreBounded(t *testing.T) {
 	t.Parallel()
-	many := "[" + strings.Repeat("{},", maxPins) + "{}]"
-	if _, err := readPins(strings.NewReader(many)); !errors.Is(err, eboot.ErrTooLarge) {
-		t.Errorf("%d pins: %v", maxPins+1, err)
+	files := func(n int) string { return `[{"files":` + empties(n) + `}]` }
+	lists := map[string]func(string) (int, error){
+		"pins": func(text string) (int, error) {
+			pins, err := readList[eboot.Pin](strings.NewReader(text), "pins", maxPins)
+			return len(pins), err
+		},
+		"plans": func(text string) (int, error) {
+			plans, err := readPlans(strings.NewReader(text))
+			return len(plans), err
+		},
 	}
-	for _, wrong := range []string{"", "{}", "[", "[1]", "[{},"} {
-		if _, err := readPins(strings.NewReader(wrong)); !errors.Is(err, eboot.ErrInvalid) {
-			t.Errorf("%q: %v", wrong, err)
+	for _, tc := range []struct {
+		what, text string
+		n          int
+		err        error
+	}{
+		{"pins", empties(maxPins), maxPins, nil}, {"pins", empties(maxPins + 1), 0, eboot.ErrTooLarge},
+		{"plans", empties(maxPlans), maxPlans, nil}, {"plans", empties(maxPlans + 1), 0, eboot.ErrTooLarge},
+		{"plans", files(maxPlanFiles), 1, nil}, {"plans", files(maxPlanFiles + 1), 0, eboot.ErrTooLarge},
+		{"plans", `[{"files":1}]`, 0, eboot.ErrInvalid}, {"plans", `[{"files":null}]`, 0, eboot.ErrInvalid},
+		{"plans", `[{"files":[{"path":1}]}]`, 0, eboot.ErrInvalid}, {"plans", `[{"manifest":"x"}]`, 0, eboot.ErrInvalid},
+	} {
+		if n, err := lists[tc.what](tc.text); n != tc.n || !errors.Is(err, tc.err) {
+			t.Errorf("%s %.40s: %d, %v; want %d, %v", tc.what, tc.text, n, err, tc.n, tc.err)
 		}
 	}
+	for what, read := range lists {
+		for _, wrong := range []string{"", "{}", "[", "[1]", "[{},"} {
+			if _, err := read(wrong); !errors.Is(err, eboot.ErrInvalid) {
+				t.Errorf("%s %q: %v", what, wrong, err)
+			}
+		}
+	}
+}
+
+// What a stranger posts is refused, however long it is, and nothing of it is merged.
+func TestPostedJunk(t *testing.T) {
+	t.Parallel()
+	a := &answers{}
+	c := connected(t, a)
+	for _, path := range []string{"/v1/pins", "/v1/plans"} {
+		for name, body := range map[string]any{
+			"no list": 1, "no values": []int{1},
+			"too long":  []any{map[string]any{"files": []any{map[string]any{"path": strings.Repeat("x", maxListJSON)}}}},
+			"one of it": []any{map[string]any{}, 1},
+		} {
+			if err := c.ask(t.Context(), "b", "POST", path, body, nil); !errors.Is(err, eboot.ErrInvalid) {
+				t.Errorf("%s to %s: %v", name, path, err)
+			}
+		}
+	}
+	if err := c.SendPlans(t.Context(), "b", []eboot.LearnedPlan{{Files: make([]eboot.PlanFile, maxPlanFiles+1)}}); !errors.Is(err, eboot.ErrTooLarge) {
+		t.Errorf("too many files: %v", err)
+	}
+	if len(a.pins) > 0 || len(a.plans) > 0 {
+		t.Errorf("merged %d pins and %d plans", len(a.pins), len(a.plans))
+	}
+}
+
+// A server of a version that does not know of plans says that, not that it failed.
+func TestUnknownCall(t *testing.T) {
+	t.Parallel()
+	c := connected(t, &answers{})
+	if err := c.ask(t.Context(), "b", "POST", "/v1/of-tomorrow", nil, nil); !errors.Is(err, eboot.ErrNotFound) {
+		t.Error(err)
+	}
+}
+
+// A plan is read within its bounds, or refused; what was read is the same when it is sent again.
+func FuzzPlans(f *testing.F) {
+	for _, seed := range []string{
+		`[{"manifest":"` + eboot.DigestOf(nil).String() + `","script":"s.boot","embedded":true,"files":[{"path":"a","size":1}]}]`,
+		`[{"files":[],"files":[{}]}]`, `[{"FILES":[{"size":-1}]},{}]`, `[null]`, `[]x`, `[{"files":[{"path":"\ud800"}]}]`,
+	} {
+		f.Add(seed)
+	}
+	f.Fuzz(func(t *testing.T, text string) {
+		plans, err := readPlans(strings.NewReader(text))
+		if err != nil {
+			if !errors.Is(err, eboot.ErrInvalid) && !errors.Is(err, eboot.ErrTooLarge) {
+				t.Fatalf("error %v wraps no sentinel", err)
+			}
+			return
+		}
+		for i := range plans {
+			if len(plans[i].Files) == 0 {
+				plans[i].Files = []eboot.PlanFile{} // a Fleet has none without
+			}
+		}
+		sent, err := json.Marshal(plans)
+		if err != nil {
+			t.Fatal(err)
+		}
+		again, err := readPlans(bytes.NewReader(sent))
+		if err != nil || len(plans) > maxPlans || !slices.EqualFunc(plans, again, func(a, b eboot.LearnedPlan) bool {
+			return a.PlanKey == b.PlanKey && len(a.Files) <= maxPlanFiles && slices.Equal(a.Files, b.Files)
+		}) {
+			t.Fatalf("%+v and again %+v, %v", plans, again, err)
+		}
+	})
 }
 
 // Requests beyond the limit are refused, not queued.

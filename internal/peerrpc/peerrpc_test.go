@@ -7,6 +7,7 @@ import (
 	"io"
 	"net"
 	"net/netip"
+	"reflect"
 	"slices"
 	"strings"
 	"testing"
@@ -17,6 +18,7 @@ import (
 
 	"eboot"
 	"eboot/api"
+	"eboot/fleet"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -24,6 +26,7 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 // answers is a server whose answers the test sets.
 type answers struct {
 	pins   []eboot.Pin
+	plans  []eboot.LearnedPlan
 	copied CopyRequest
 	apply  func(entry []byte) ([]byte, error)
 	err    error
@@ -34,6 +37,9 @@ func (a *answers) Info() ServerInfo {
 }
 func (a *answers) TakePins(pins []eboot.Pin) { a.pins = append(a.pins, pins...) }
 func (a *answers) Pins() []eboot.Pin         { return a.pins }
+func (a *answers) TakePlans(plans []eboot.LearnedPlan) {
+	a.plans = append(a.plans, plans...)
+}
 func (a *answers) CopyBundle(_ context.Context, r CopyRequest) error {
 	a.copied = r
 	return a.err
@@ -109,6 +115,30 @@ func TestCalls(t *testing.T) {
 	}
 	if got, err := c.Restore(ctx, "b", strings.NewReader("state"), true); err != nil || got.Cluster != "state" || !got.Stale {
 		t.Fatalf("restore: %+v, %v", got, err)
+	}
+}
+
+// Full plans, every byte of which is escaped, arrive whole, more of them than go at once.
+func TestFullPlans(t *testing.T) {
+	t.Parallel()
+	a := &answers{}
+	c := connected(t, a)
+	learned, err := fleet.New(fleet.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for p := range plansAtOnce + 1 {
+		key := eboot.PlanKey{Manifest: eboot.DigestOf([]byte{byte(p)}), Script: strings.Repeat("<", 4096)}
+		for f := range 2000 {
+			learned.Learn(key, strings.Repeat("<", 127)+fmt.Sprint(1000+f), 4000)
+		}
+	}
+	plans := learned.Plans()
+	if err := c.SendPlans(t.Context(), "b", plans); err != nil {
+		t.Fatal(err)
+	}
+	if len(plans[0].Files) != 2000 || !reflect.DeepEqual(a.plans, plans) {
+		t.Errorf("%d plans arrived", len(a.plans))
 	}
 }
 

@@ -1,8 +1,10 @@
 package peerrpc
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -18,12 +20,16 @@ import (
 
 // Bounds of what a request may carry: anybody who reaches the peer port may send one.
 const (
-	maxEntry    = 1 << 20 // above what Raft takes
-	maxTask     = 16 << 10
-	maxCopy     = 1 << 20
-	maxPins     = 65_536 // in one message
-	maxPinsJSON = 16 << 20
-	maxSnapshot = 1 << 30
+	maxEntry     = 1 << 20 // above what Raft takes
+	maxTask      = 16 << 10
+	maxCopy      = 1 << 20
+	maxPins      = 65_536 // in one message
+	maxPlans     = 64     // likewise
+	maxPlanFiles = 4096   // of one of them; a Fleet learns fewer
+	maxListJSON  = 16 << 20
+	maxSnapshot  = 1 << 30
+
+	plansAtOnce = 8 // the largest that a Fleet learns have 1.7 MB each, when all has to be escaped
 
 	maxRequests = 64 // under way
 	maxCopies   = 16 // of them those that wait for a bundle to be copied
@@ -56,6 +62,7 @@ func NewServer(o ServerOptions) *Server {
 		"GET /v1/server":      func(*http.Request) (any, error) { return s.answerer.Info(), nil },
 		"GET /v1/pins":        func(*http.Request) (any, error) { return s.answerer.Pins(), nil },
 		"POST /v1/pins":       s.takePins,
+		"POST /v1/plans":      s.takePlans,
 		"POST /v1/copies":     s.copyBundle,
 		"POST /v1/read-index": func(r *http.Request) (any, error) { return s.leader.ReadIndex(r.Context()) },
 		"POST /v1/transfer":   s.transfer,
@@ -134,35 +141,68 @@ func readJSON[T any](r *http.Request, limit int64) (v T, err error) {
 	return v, nil
 }
 
-// readPins reads a JSON list of at most maxPins pins: one pin takes more room in memory than
-// its shortest text, so the bytes alone are no bound.
-func readPins(r io.Reader) ([]eboot.Pin, error) {
-	wrong := func(err error) ([]eboot.Pin, error) { return nil, fmt.Errorf("pins: %v: %w", err, eboot.ErrInvalid) }
+// readList reads a JSON list of at most limit values: one value takes more room in memory
+// than its shortest text, so the bytes alone are no bound.
+func readList[T any](r io.Reader, noun string, limit int) ([]T, error) {
+	wrong := func(err error) ([]T, error) { return nil, fmt.Errorf("%s: %v: %w", noun, err, eboot.ErrInvalid) }
 	d := json.NewDecoder(r)
 	if begin, err := d.Token(); err != nil || begin != json.Delim('[') {
 		return wrong(fmt.Errorf("want a list: %v", err))
 	}
-	var pins []eboot.Pin
+	var values []T
 	for d.More() {
-		if len(pins) == maxPins {
-			return nil, fmt.Errorf("pins: more than %d: %w", maxPins, eboot.ErrTooLarge)
+		if len(values) == limit {
+			return nil, fmt.Errorf("%s: more than %d: %w", noun, limit, eboot.ErrTooLarge)
 		}
-		var p eboot.Pin
-		if err := d.Decode(&p); err != nil {
+		var v T
+		if err := d.Decode(&v); errors.Is(err, eboot.ErrTooLarge) {
+			return nil, fmt.Errorf("%s: %w", noun, err)
+		} else if err != nil {
 			return wrong(err)
 		}
-		pins = append(pins, p)
+		values = append(values, v)
 	}
 	if _, err := d.Token(); err != nil {
 		return wrong(err)
 	}
-	return pins, nil
+	return values, nil
+}
+
+// planMessage is an eboot.LearnedPlan with a bounded number of files.
+type planMessage struct {
+	eboot.PlanKey
+	Files planFiles `json:"files"`
+}
+
+type planFiles []eboot.PlanFile
+
+// UnmarshalJSON reads a list; null is none.
+func (f *planFiles) UnmarshalJSON(text []byte) (err error) {
+	*f, err = readList[eboot.PlanFile](bytes.NewReader(text), "files", maxPlanFiles)
+	return err
+}
+
+func readPlans(r io.Reader) ([]eboot.LearnedPlan, error) {
+	messages, err := readList[planMessage](r, "plans", maxPlans)
+	plans := make([]eboot.LearnedPlan, len(messages))
+	for i, m := range messages {
+		plans[i] = eboot.LearnedPlan{PlanKey: m.PlanKey, Files: m.Files}
+	}
+	return plans, err
 }
 
 func (s *Server) takePins(r *http.Request) (any, error) {
-	pins, err := readPins(http.MaxBytesReader(nil, r.Body, maxPinsJSON))
+	pins, err := readList[eboot.Pin](http.MaxBytesReader(nil, r.Body, maxListJSON), "pins", maxPins)
 	if err == nil {
 		s.answerer.TakePins(pins)
+	}
+	return struct{}{}, err
+}
+
+func (s *Server) takePlans(r *http.Request) (any, error) {
+	plans, err := readPlans(http.MaxBytesReader(nil, r.Body, maxListJSON))
+	if err == nil {
+		s.answerer.TakePlans(plans)
 	}
 	return struct{}{}, err
 }

@@ -68,6 +68,8 @@ type Answerer interface {
 	// TakePins merges the pins of another server, and Pins returns all.
 	TakePins(pins []eboot.Pin)
 	Pins() []eboot.Pin
+	// TakePlans merges what another server learned. No plan is checked yet.
+	TakePlans(plans []eboot.LearnedPlan)
 	// CopyBundle returns when every blob of the bundles is durable on this disk.
 	CopyBundle(ctx context.Context, r CopyRequest) error
 }

@@ -122,7 +122,8 @@ func (d *Held) Busy(busy bool) {
 	d.holder.flags[d.slot].Store(flag)
 }
 
-// Drop says that the connection has ended. The caller has called shutdown(2).
+// Drop says that the connection needs no holder: it has ended, and the caller has called
+// shutdown(2), or its slave notices by itself when it ends.
 func (d *Held) Drop() {
 	d.holder.mu.Lock()
 	defer d.holder.mu.Unlock()

@@ -1,0 +1,1 @@
+{"request_id":"00000000-0000-4000-8000-000000000015","at_ms":1700000000015,"change":{"channel":"canary","options":{"control":"on"},"bundle":"otp@26.0","erts":"13.1.5"}}
