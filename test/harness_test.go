@@ -165,6 +165,9 @@ func publishTree(t testing.TB, client *api.Client, erl testutil.Erlang, ref eboo
 	if err != nil {
 		t.Fatalf("publish %s: %v", path, err)
 	}
+	if loader := os.Getenv(stockLoaderEnvironment); loader != "" {
+		setLoader(t, client, loader)
+	}
 	return outcome
 }
 

@@ -4,7 +4,6 @@ import (
 	"fmt"
 	"net"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -474,12 +473,6 @@ func TestSuiteVirtualDirInArchive(t *testing.T) {
 // zipCreate evaluates an expression with OTP's own zip module, in dir.
 func zipCreate(t testing.TB, erl testutil.Erlang, dir, expression string) {
 	t.Helper()
-	cmd := exec.Command(filepath.Join(erl.Root, "bin", "erl"), "+fnu", "-noinput", "-eval",
-		strings.Join(strings.Fields(expression), " ")+", halt(0).")
-	cmd.Dir = dir
-	// zip keeps local times; a fixed zone makes them comparable.
-	cmd.Env = append(os.Environ(), "TZ=UTC", "LANG=C.UTF-8", "ERL_CRASH_DUMP_SECONDS=0")
-	if out, err := cmd.CombinedOutput(); err != nil {
-		t.Fatalf("make archive: %v\n%s", err, out)
-	}
+	// zip keeps local times; a fixed zone (of Run) makes them comparable.
+	erl.Run(t, dir, "+fnu", "-noinput", "-eval", strings.Join(strings.Fields(expression), " ")+", halt(0).")
 }

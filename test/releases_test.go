@@ -15,7 +15,8 @@ import (
 )
 
 // TestReleasesBoot publishes releases as their tools pack them and boots them on stock
-// nodes, in both modes. A release greets with a word that only its sys.config holds.
+// nodes, in both modes: with -loader and -hosts alone where the boot script brings our loader. A release
+// greets with a word that only its sys.config holds.
 func TestReleasesBoot(t *testing.T) {
 	erl := testutil.RequireErl(t)
 	const root = "/opt/erlang"
@@ -36,18 +37,26 @@ func TestReleasesBoot(t *testing.T) {
 				t.Fatalf("found ERTS %v, the machine has %s", found.ERTS, erl.ERTS)
 			}
 			s.WaitReady(t, erl)
-			args := []string{"-config", root + "/sys"}
+			flags := []string{"-config", root + "/sys"}
 			for _, v := range found.Variables {
-				args = append(args, "-boot_var", v.Name, path.Join(root, v.Directory))
+				flags = append(flags, "-boot_var", v.Name, path.Join(root, v.Directory))
 			}
-			for _, embedded := range []bool{false, true} {
+			boot := func(what string, embedded bool, args []string) {
 				slave := testutil.StartSlave(t, erl, testutil.SlaveOptions{
 					Hosts: []string{s.Address}, Root: root, Embedded: embedded, Args: args, Eval: `io:format("node is up~n"), init:stop().`,
 				})
 				exit := slave.Wait(60 * time.Second)
 				if exit.Status != 0 || !strings.Contains(exit.Output, "node is up") || !strings.Contains(exit.Output, c.greeting) {
-					t.Errorf("embedded %v: status %d, wanted %q in its output:\n%s", embedded, exit.Status, c.greeting, exit.Output)
+					t.Errorf("%s, embedded %v: status %d, wanted %q in its output:\n%s", what, embedded, exit.Status, c.greeting, exit.Output)
 				}
+			}
+			for _, embedded := range []bool{false, true} {
+				boot("our loader", embedded, nil) // brings variables and sys.config
+				boot("our loader, flags given", embedded, flags)
+			}
+			setLoader(t, s.Client, eboot.LoaderStock)
+			for _, embedded := range []bool{false, true} {
+				boot("stock loader", embedded, flags)
 			}
 		})
 	}

@@ -5,8 +5,6 @@ import (
 	"net"
 	"net/netip"
 	"os"
-	"os/exec"
-	"path/filepath"
 	"regexp"
 	"strings"
 	"testing"
@@ -73,11 +71,10 @@ func StartBootServer(t testing.TB, erl Erlang, opts BootServerOptions) *BootServ
 	}
 	eval = strings.Join(strings.Fields(fmt.Sprintf(eval, strings.Join(quoted, ","))), " ")
 
-	binary := filepath.Join(erl.Root, "bin", "erl")
 	// +fnu: names are UTF-8 whatever the locale of the test run. No logger output: the
 	// server logs every connection that is closed in the middle.
 	args := []string{"+fnu", "-noinput", "-boot", "start_clean", "-kernel", "logger_level", "none", "-eval", eval}
-	cmd := exec.Command(binary, args...)
+	cmd := erl.command(erl.program(), args...)
 	home := t.TempDir()
 	cmd.Dir = opts.Dir
 	if cmd.Dir == "" {

@@ -1,11 +1,13 @@
 package testutil
 
 import (
+	"bytes"
 	"encoding/binary"
 	"errors"
 	"io"
 	"net"
 	"net/netip"
+	"strings"
 	"sync"
 	"testing"
 )
@@ -56,7 +58,8 @@ type RecorderOptions struct {
 	Cut func(Exchanged) bool
 }
 
-// Recorder stands between slaves and a boot server and writes down what passes.
+// Recorder stands between slaves and a boot server and writes down what passes. To slaves it
+// is a server that speaks plain EBOOT only: the requests of eboot's loader are unknown to it.
 type Recorder struct {
 	opts  RecorderOptions
 	udp   *net.UDPConn
@@ -190,10 +193,13 @@ func (r *Recorder) forward(number int, slave, server net.Conn) {
 		index := len(r.exchanges)
 		r.exchanges = append(r.exchanges, exchange)
 		r.mu.Unlock()
-		if _, err := server.Write(request); err != nil {
+		from := io.Reader(server)
+		if command, ok := element(exchange.Term(), 0).(Atom); ok && strings.HasPrefix(string(command), "eboot_") {
+			from = bytes.NewReader(Frame(Encode(Tuple{Atom("error"), Atom("unknown_command")})))
+		} else if _, err := server.Write(request); err != nil {
 			return
 		}
-		reply, err := readFrame(server)
+		reply, err := readFrame(from)
 		if err != nil {
 			return
 		}

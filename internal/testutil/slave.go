@@ -4,7 +4,6 @@ import (
 	"bufio"
 	"fmt"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -104,7 +103,7 @@ func StartSlave(t testing.TB, erl Erlang, opts SlaveOptions) *Slave {
 		eval = reportEval
 	}
 	args = append(args, "-eval", strings.Join(strings.Fields(eval), " "))
-	cmd := exec.Command(filepath.Join(bindir, "erlexec"), args...)
+	cmd := erl.command(filepath.Join(bindir, "erlexec"), args...)
 	cmd.Dir = home
 	// Nothing of the caller's environment: ERL_LIBS, ERL_FLAGS and the like would
 	// bring local code in.
@@ -120,6 +119,12 @@ func StartSlave(t testing.TB, erl Erlang, opts SlaveOptions) *Slave {
 
 // Output is what the node has printed until now, on both channels.
 func (s *Slave) Output() string { return s.process.out.String() }
+
+// PID is the process id of the emulator.
+func (s *Slave) PID() int { return s.process.cmd.Process.Pid }
+
+// Kill ends the node without a word and waits.
+func (s *Slave) Kill() { s.process.kill() }
 
 // Exited reports whether the node has ended.
 func (s *Slave) Exited() bool { return s.process.exited() }

@@ -1,9 +1,12 @@
 package testutil
 
 import (
+	"bytes"
+	"compress/zlib"
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"io"
 	"math"
 	"math/big"
 )
@@ -30,6 +33,7 @@ type (
 const (
 	termVersion       = 131
 	tagNewFloat       = 70
+	tagCompressed     = 80
 	tagSmallInteger   = 97
 	tagInteger        = 98
 	tagAtom           = 100
@@ -90,11 +94,25 @@ func appendTerm(b []byte, term any) []byte {
 		if v >= 0 && v < 256 {
 			return append(b, tagSmallInteger, byte(v))
 		}
-		return binary.BigEndian.AppendUint32(append(b, tagInteger), uint32(int32(v)))
+		if v == int(int32(v)) {
+			return binary.BigEndian.AppendUint32(append(b, tagInteger), uint32(int32(v)))
+		}
+		return appendBig(b, v)
 	case float64:
 		return binary.BigEndian.AppendUint64(append(b, tagNewFloat), math.Float64bits(v))
 	}
 	panic(fmt.Sprintf("no Erlang term: %T", term))
+}
+
+// appendBig writes SMALL_BIG_EXT: the sign, and the bytes of the absolute value, least
+// significant first.
+func appendBig(b []byte, v int) []byte {
+	sign, magnitude := byte(0), uint64(v)
+	if v < 0 {
+		sign, magnitude = 1, -uint64(v)
+	}
+	digits := bytes.TrimRight(binary.LittleEndian.AppendUint64(nil, magnitude), "\x00")
+	return append(append(b, tagSmallBig, byte(len(digits)), sign), digits...)
 }
 
 func appendList(b []byte, l List) []byte {
@@ -128,6 +146,13 @@ func Decode(data []byte) (any, error) {
 	if len(data) == 0 || data[0] != termVersion {
 		return nil, errors.New("decode term: no version byte 131")
 	}
+	if len(data) > 5 && data[1] == tagCompressed {
+		inflated, err := inflate(data[6:], binary.BigEndian.Uint32(data[2:]))
+		if err != nil {
+			return nil, fmt.Errorf("decode compressed term: %w", err)
+		}
+		data = inflated
+	}
 	d := decoder{rest: data[1:]}
 	term, err := d.term()
 	if err != nil {
@@ -137,6 +162,24 @@ func Decode(data []byte) (any, error) {
 		return nil, fmt.Errorf("decode term: %d bytes after it", len(d.rest))
 	}
 	return term, nil
+}
+
+// maxInflated is more than any term of a test.
+const maxInflated = 64 << 20
+
+// inflate returns a compressed term as a plain one.
+func inflate(data []byte, size uint32) ([]byte, error) {
+	if size > maxInflated {
+		return nil, fmt.Errorf("%d bytes of content", size)
+	}
+	r, err := zlib.NewReader(bytes.NewReader(data))
+	if err != nil {
+		return nil, err
+	}
+	plain := make([]byte, 1+size)
+	plain[0] = termVersion
+	_, err = io.ReadFull(r, plain[1:])
+	return plain, err
 }
 
 var errTermShort = errors.New("term is cut off")

@@ -1,6 +1,10 @@
 package testutil
 
 import (
+	"bytes"
+	"compress/zlib"
+	"encoding/binary"
+	"math"
 	"net"
 	"os"
 	"path/filepath"
@@ -26,6 +30,7 @@ func TestTermsAreReadBackAsErlangWritesThem(t *testing.T) {
 		{"code points above 255", "λ.erl", Text("λ.erl")},
 		{"tuple", Tuple{Atom("get"), "x"}, Tuple{Atom("get"), Text("x")}},
 		{"numbers", List{1, 300, -1}, List{1, 300, -1}},
+		{"numbers of more than 32 bits", List{1 << 47, -1 << 40, math.MaxInt64, math.MinInt64}, List{1 << 47, -1 << 40, math.MaxInt64, math.MinInt64}},
 		{"binary", []byte("abc"), []byte("abc")},
 		{"float", 1.5, 1.5},
 		{"raw big", Raw{tagSmallBig, 5, 0, 0, 0, 0, 0, 1}, 1 << 32},
@@ -41,7 +46,17 @@ func TestTermsAreReadBackAsErlangWritesThem(t *testing.T) {
 			}
 		})
 	}
-	for _, bad := range [][]byte{nil, {131}, {131, 107, 0, 9, 1}, {131, 108, 0xff, 0xff, 0xff, 0xff, 106}, {131, 106, 106}} {
+	// term_to_binary("aaa…", [compressed])
+	long := strings.Repeat("a", 300)
+	var packed bytes.Buffer
+	w := zlib.NewWriter(&packed)
+	_, _ = w.Write(Encode(long)[1:])
+	_ = w.Close()
+	compressed := append(binary.BigEndian.AppendUint32([]byte{131, 80}, uint32(len(Encode(long))-1)), packed.Bytes()...)
+	if got, err := Decode(compressed); err != nil || !reflect.DeepEqual(got, Text(long)) {
+		t.Errorf("compressed term: %s, %v", Format(got), err)
+	}
+	for _, bad := range [][]byte{nil, compressed[:12], {131, 80, 255, 255, 255, 255, 1}, {131}, {131, 107, 0, 9, 1}, {131, 108, 0xff, 0xff, 0xff, 0xff, 106}, {131, 106, 106}} {
 		if got, err := Decode(bad); err == nil {
 			t.Errorf("decode %x = %s, want an error", bad, Format(got))
 		}
