@@ -243,7 +243,7 @@ func (t *planTable) keep(wanted func(eboot.Digest) bool) (dropped bool) {
 	defer t.mu.Unlock()
 	for key, p := range t.byKey {
 		wanted, asked := manifests[key.Manifest]
-		if asked && !wanted {
+		if asked && !wanted && p.known {
 			delete(t.byKey, key)
 			dropped = true
 		}
