@@ -28,10 +28,10 @@ type Boot struct {
 	// Loader is LoaderStock until eboot's loader has opened a session: LoaderEboot.
 	Loader string    `json:"loader"`
 	Phase  BootPhase `json:"phase"`
-	// Began is when the boot script was asked for; of a boot that was taken over, when it
-	// began as the slave says.
+	// Began is when the boot script was asked for; of a boot that was taken over, when the
+	// slave's loader started, as the slave says.
 	Began  time.Time `json:"began"`
-	Latest time.Time `json:"latest"` // the latest request
+	Latest time.Time `json:"latest"` // the latest request; a report is one
 	// Loaded is the end of the boot, so that Loaded - Began is how long it took; zero while
 	// that is not known. A loader of ours reports it; of a stock one it is the latest request
 	// before the first quiet second.
@@ -62,7 +62,7 @@ type CuredBoot struct {
 // "started" for the end of the boot.
 type BootMark struct {
 	Phase string `json:"phase"`
-	AtMS  int64  `json:"at_ms"` // milliseconds since the boot began, as the slave counts them
+	AtMS  int64  `json:"at_ms"` // milliseconds since the slave's loader started, as the slave counts them
 }
 
 // Sighting is what one server remembers of one address: the latest discovery,

@@ -36,8 +36,9 @@ func extensionOf(frame []byte) string {
 	return ""
 }
 
-// parseOpen decodes {eboot_open, 1, Digest, [{Key, Value}]}. Keys that are not known are
-// passed over. ok is false when the request is malformed or of another version.
+// parseOpen decodes {eboot_open, 1, Digest, [{Key, Value}]}. Keys that are not known, with
+// any value, are passed over, and so is what is no such pair: a newer loader may say more.
+// ok is false when the rest is malformed or of another version.
 func parseOpen(frame []byte) (o Open, ok bool) {
 	t := readTerms(frame)
 	t.tuple(4)
@@ -46,36 +47,42 @@ func parseOpen(frame []byte) (o Open, ok bool) {
 	o.Digest = t.text()
 	o.Mode = "interactive"
 	t.each(maxItems, func() {
-		t.tuple(2)
-		switch string(t.atom()) {
-		case "bundle":
-			o.Bundle = t.text()
-		case "script":
-			o.Script = t.text()
-		case "root":
-			o.Root = t.text()
-		case "mode":
-			o.Mode = t.oneOf("interactive", "embedded")
-		case "age":
-			o.Age = t.milliseconds()
-		case "boot":
-			o.Boot = uint64(t.integer(1<<48 - 1))
-		case "pack":
-			o.Pack = t.oneOf("true", "false") == "true"
-		case "want":
-			t.each(maxItems, func() {
-				switch string(t.atom()) {
-				case "tree":
-					o.Tree = true
-				case "plan":
-					o.Plan = true
-				}
-			})
-		default:
-			t.skip()
+		option := t.item()
+		if key, n := option.key(); n == 2 {
+			o.read(key, &option)
+			t.failed = t.failed || option.failed
 		}
 	})
 	return o, !t.failed && version == openLevel
+}
+
+// read reads the value of an option, if its key is known.
+func (o *Open) read(key string, t *terms) {
+	switch key {
+	case "bundle":
+		o.Bundle = t.text()
+	case "script":
+		o.Script = t.text()
+	case "root":
+		o.Root = t.text()
+	case "mode":
+		o.Mode = t.oneOf("interactive", "embedded")
+	case "age":
+		o.Age = t.milliseconds()
+	case "boot":
+		o.Boot = uint64(t.integer(1<<48 - 1))
+	case "pack":
+		o.Pack = t.oneOf("true", "false") == "true"
+	case "want":
+		t.each(maxItems, func() {
+			switch string(t.atom()) {
+			case "tree":
+				o.Tree = true
+			case "plan":
+				o.Plan = true
+			}
+		})
+	}
 }
 
 // fetching is the list of paths of a request that was found to be well-formed. The
@@ -110,29 +117,27 @@ func (f fetching) all(yield func(path []byte) bool) {
 }
 
 // parseReport decodes {eboot_report, [{phase, Name, Ms} | {switches, N} | {local, N}]}.
-// Tuples that begin with another atom are passed over. ok is false when the request is
-// malformed.
+// Items that are not known or malformed are passed over. ok is false when the request is
+// no list of terms, or of too many.
 func parseReport(frame []byte) (r Report, ok bool) {
 	t := readTerms(frame)
 	t.tuple(2)
 	t.atom()
 	t.each(maxItems, func() {
-		item := t.expect(etf.Tuple)
-		if item.Len == 0 {
-			t.failed = true
-			return
-		}
+		item := t.item()
 		// The name of an item and the number of its elements go together.
-		switch key := string(t.atom()); {
-		case key == "phase" && item.Len == 3:
-			r.Phases = append(r.Phases, Phase{Name: t.atomText(), At: t.milliseconds()})
-		case key == "switches" && item.Len == 2:
-			r.Switches = t.integer(math.MaxInt64)
-		case key == "local" && item.Len == 2:
-			r.Local = t.integer(math.MaxInt64)
-		default:
-			for range item.Len - 1 {
-				t.skip()
+		switch key, n := item.key(); {
+		case key == "phase" && n == 3:
+			if p := (Phase{Name: item.atomText(), At: item.milliseconds()}); !item.failed {
+				r.Phases = append(r.Phases, p)
+			}
+		case key == "switches" && n == 2:
+			if n := item.integer(math.MaxInt64); !item.failed {
+				r.Switches = n
+			}
+		case key == "local" && n == 2:
+			if n := item.integer(math.MaxInt64); !item.failed {
+				r.Local = n
 			}
 		}
 	})
@@ -171,8 +176,23 @@ func (t *terms) expect(kind etf.Kind) etf.Token {
 	return token
 }
 
-func (t *terms) skip() {
-	t.failed = t.failed || t.decoder.Skip() != nil
+// item moves past one whole value of any kind, however deep, and returns what reads it.
+func (t *terms) item() terms {
+	value, err := t.decoder.Raw()
+	t.failed = t.failed || err != nil
+	return terms{decoder: etf.NewValue(value), failed: t.failed}
+}
+
+// key begins a tuple of n elements that begins with an atom, the key. n is 0 when it is none.
+func (t *terms) key() (key string, n int) {
+	tuple := t.expect(etf.Tuple)
+	if tuple.Len == 0 {
+		return "", 0
+	}
+	if key = string(t.atom()); t.failed {
+		return "", 0
+	}
+	return key, tuple.Len
 }
 
 // tuple begins a tuple of n elements.

@@ -20,7 +20,8 @@ import (
 //
 // A slave with this loader notices at once when its connection ends, busy or idle, and
 // goes on with another server. So it can be told that a server is alive: while it waits, it
-// is sent an empty frame for each quarter second in which nothing else was (keepalive.go).
+// is sent an empty frame for each quarter second in which nothing else was (keepalive.go),
+// from the first eboot_open on that makes sense.
 
 // What a request of the extension may hold.
 const (
@@ -72,7 +73,7 @@ type Open struct {
 	Script string        // path of the boot script in the bundle
 	Mode   string        // "interactive" or "embedded"
 	Root   string        // ROOTDIR of the slave
-	Age    time.Duration // of the emulator
+	Age    time.Duration // since the loader of the slave started
 	Boot   uint64        // number of this boot, 48 bits, the same on each of its connections
 	Tree   bool          // the slave wants the tree
 	Plan   bool          // the slave wants the plan, and the files of it
@@ -100,5 +101,5 @@ type Report struct {
 // "started", the end of the boot.
 type Phase struct {
 	Name string
-	At   time.Duration // since the emulator started
+	At   time.Duration // since the loader of the slave started
 }

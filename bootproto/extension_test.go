@@ -159,8 +159,12 @@ func TestMalformedFetchCloses(t *testing.T) {
 
 // option is {eboot_open,1,Digest,[{Key, Value}]}, Value as it is encoded.
 func option(key string, value []byte) []byte {
-	b := appendText(etf.AppendInteger(beginTerm(4, atomOpen), 1), testDigest)
-	return etf.AppendNil(append(appendKey(etf.AppendList(b, 1), key), value...))
+	return etf.AppendNil(append(appendKey(options(1), key), value...))
+}
+
+// options is {eboot_open,1,Digest,Options} up to the first of n options.
+func options(n int) []byte {
+	return etf.AppendList(appendText(etf.AppendInteger(beginTerm(4, atomOpen), 1), testDigest), n)
 }
 
 func TestParseOpen(t *testing.T) {
@@ -180,6 +184,13 @@ func TestParseOpen(t *testing.T) {
 		{"want", option("want", appendAtoms(nil, []string{"plan", "moon", "tree"})), Open{Plan: true, Tree: true}},
 		{"longest", option("root", appendText(nil, strings.Repeat("x", maxText))), Open{Root: strings.Repeat("x", maxText)}},
 		{"unknown key", option("moon", appendTexts(nil, []string{"a", "b"})), Open{Mode: "interactive"}},
+		{"unknown key, a map", option("moon", append(etf.AppendAtom([]byte{116, 0, 0, 0, 1}, "a"), 106)), Open{Mode: "interactive"}},
+		{"unknown key, a float", option("moon", []byte{70, 0x3f, 0xf8, 0, 0, 0, 0, 0, 0}), Open{Mode: "interactive"}},
+		{"unknown key, deep", option("moon", append([]byte(strings.Repeat("h\x01", 1000)), 106)), Open{Mode: "interactive"}},
+		{"unknown items", slices.Concat(options(5),
+			[]byte{106, 116, 0, 0, 0, 0}, // [] and #{}
+			etf.AppendAtom(nil, "tree"), append(etf.AppendAtom(etf.AppendTuple(nil, 3), "root"), 106, 106),
+			etf.AppendAtom(appendKey(nil, "mode"), "embedded"), []byte{106}), Open{Mode: "embedded"}},
 
 		{what: "text too long", frame: option("root", appendText(nil, strings.Repeat("x", maxText+1)))},
 		{what: "text of characters", frame: option("root", etf.AppendName(nil, "abc"))},
@@ -193,11 +204,11 @@ func TestParseOpen(t *testing.T) {
 		{what: "want of texts", frame: option("want", appendTexts(nil, []string{"tree"}))},
 		{what: "want too much", frame: option("want", appendAtoms(nil, make([]string, maxItems+1)))},
 		{what: "unknown key cut short", frame: option("moon", []byte{104, 2, 106})},
-		{what: "unknown key nested too deep", frame: option("moon", append([]byte(strings.Repeat("h\x01", etf.MaxDepth+1)), 106))},
+		{what: "unknown key that is no term", frame: option("moon", []byte{1})},
+		{what: "known after unknown", frame: slices.Concat(options(2), appendKey(nil, "moon"), []byte{116, 0, 0, 0, 0}, etf.AppendInteger(appendKey(nil, "pack"), 1), []byte{106})},
 		{what: "no options", frame: etf.AppendAtom(appendText(etf.AppendInteger(beginTerm(4, atomOpen), 1), testDigest), "x")},
 		{what: "digest an atom", frame: etf.AppendNil(etf.AppendAtom(etf.AppendInteger(beginTerm(4, atomOpen), 1), "x"))},
 		{what: "too many options", frame: appendAtoms(appendText(etf.AppendInteger(beginTerm(4, atomOpen), 1), testDigest), make([]string, maxItems+1))},
-		{what: "no pair", frame: appendAtoms(appendText(etf.AppendInteger(beginTerm(4, atomOpen), 1), testDigest), []string{"tree"})},
 	} {
 		got, ok := parseOpen(c.frame)
 		if ok != (c.want != Open{}) {
@@ -241,16 +252,31 @@ func TestParseReport(t *testing.T) {
 	if got, ok := parseReport(etf.AppendNil(most)); !ok || len(got.Phases) != maxItems {
 		t.Errorf("%d phases: %d, %v", maxItems, len(got.Phases), ok)
 	}
+	// An item that is malformed or not known spoils none of those around it.
+	alone := Report{Phases: []Phase{{"before", 1 * time.Millisecond}, {"after", 2 * time.Millisecond}}, Switches: 3}
+	for what, item := range map[string][]byte{
+		"an atom":           etf.AppendAtom(nil, "phase"),
+		"an empty tuple":    etf.AppendTuple(nil, 0),
+		"a number":          etf.AppendInteger(appendKey(nil, "phase"), 1),
+		"a name as number":  etf.AppendInteger(etf.AppendInteger(etf.AppendAtom(etf.AppendTuple(nil, 3), "phase"), 17), 1),
+		"a name as text":    etf.AppendInteger(appendText(etf.AppendAtom(etf.AppendTuple(nil, 3), "phase"), "x"), 1),
+		"before the start":  phase(nil, "p", -1),
+		"switches negative": etf.AppendInteger(appendKey(nil, "switches"), -1),
+		"local an atom":     etf.AppendAtom(appendKey(nil, "local"), "x"),
+		"a map":             {116, 0, 0, 0, 1, 106, 106},
+		"a float":           append(appendKey(nil, "moon"), 70, 0x3f, 0xf8, 0, 0, 0, 0, 0, 0),
+		"deep":              append([]byte(strings.Repeat("h\x01", 1000)), 106),
+	} {
+		around := append(phase(etf.AppendInteger(appendKey(list(4), "switches"), 3), "before", 1), item...)
+		if got, ok := parseReport(etf.AppendNil(phase(around, "after", 2))); !ok || !reflect.DeepEqual(got, alone) {
+			t.Errorf("%s: %+v, %v; want %+v", what, got, ok, alone)
+		}
+	}
 	for what, frame := range map[string][]byte{
-		"too many":          etf.AppendNil(appendAtoms(list(maxItems+1), make([]string, maxItems+1))),
-		"no list":           etf.AppendAtom(beginTerm(2, atomReport), "x"),
-		"an atom":           appendAtoms(beginTerm(2, atomReport), []string{"phase"}),
-		"an empty tuple":    append(etf.AppendTuple(list(1), 0), 119, 1, 'x', 106),
-		"a name as text":    etf.AppendNil(etf.AppendInteger(appendText(etf.AppendAtom(etf.AppendTuple(list(1), 3), "phase"), "x"), 1)),
-		"before the start":  etf.AppendNil(phase(list(1), "p", -1)),
-		"switches negative": etf.AppendNil(etf.AppendInteger(appendKey(list(1), "switches"), -1)),
-		"local an atom":     etf.AppendNil(etf.AppendAtom(appendKey(list(1), "local"), "x")),
-		"cut short":         phase(list(2), "p", 1),
+		"too many":  etf.AppendNil(appendAtoms(list(maxItems+1), make([]string, maxItems+1))),
+		"no list":   etf.AppendAtom(beginTerm(2, atomReport), "x"),
+		"no term":   etf.AppendNil(append(list(1), 1)),
+		"cut short": phase(list(2), "p", 1),
 	} {
 		if got, ok := parseReport(frame); ok {
 			t.Errorf("%s: %+v", what, got)
@@ -263,6 +289,7 @@ func FuzzExtended(f *testing.F) {
 	f.Add(askOpen(true, "tree", "plan")[headerSize:])
 	f.Add(option("boot", etf.AppendInteger(nil, 1<<48-1)))
 	f.Add(option("moon", appendTexts(nil, []string{"a"})))
+	f.Add(option("moon", append([]byte(strings.Repeat("h\x01", 100)), 116, 0, 0, 0, 0)))
 	f.Add(askFetch("lib/kernel/ebin/error_logger.beam", "b")[headerSize:])
 	f.Add(askReport("kernel_load_completed", 300)[headerSize:])
 	f.Fuzz(func(t *testing.T, frame []byte) {

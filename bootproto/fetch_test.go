@@ -307,4 +307,7 @@ func TestPack(t *testing.T) {
 	if plain.Load() == 0 || packed.Load() == 0 {
 		t.Errorf("%d files plain, %d packed; the first must be plain, and the last packed", plain.Load(), packed.Load())
 	}
+	opensOn(t, conn) // which does not make the link a fast one
+	send(t, conn, askFetch("a"))
+	expectReplies(t, conn, `{eboot_file,<<"a">>,{packed,<<"x">>}}`, `{eboot_done,1}`)
 }

@@ -3,14 +3,15 @@ package bootproto
 import (
 	"context"
 	"sync"
+	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
 )
 
 const (
-	// keepAliveAfter is how long nothing may be written to an opened connection while a
-	// request is outstanding. Our loader leaves a server that is silent for 1.5 s.
+	// keepAliveAfter is how long nothing may be written to a connection of our loader while
+	// a request is outstanding. It leaves a server that is silent for 1.5 s.
 	keepAliveAfter = 250 * time.Millisecond
 	// keepAliveTick is how much longer it may take. While nobody waits, it is enough to look
 	// each keepAliveAfter.
@@ -23,26 +24,26 @@ const (
 // emptyFrame is a keep-alive: a header that says zero. It is never modified.
 var emptyFrame = [headerSize]byte{}
 
-// heartbeat sends keep-alives to the opened connections of a listener. A frame that is
-// written just then is sign of life enough, so it waits for nobody: neither for a reply in
-// progress nor for room in a socket's buffer.
+// heartbeat sends keep-alives to the connections of a listener on which our loader asked for
+// a session. A frame that is written just then is sign of life enough, so it waits for
+// nobody: neither for a reply in progress nor for room in a socket's buffer.
 type heartbeat struct {
 	epoch time.Time     // stirred is the time since
-	wake  chan struct{} // of one: the first connection was opened
+	wake  chan struct{} // of one: there is a first connection
 
-	mu     sync.Mutex // guards what follows
-	opened map[*connection]struct{}
+	mu      sync.Mutex // guards what follows
+	beating map[*connection]struct{}
 }
 
 func newHeartbeat() *heartbeat {
-	return &heartbeat{epoch: time.Now(), wake: make(chan struct{}, 1), opened: make(map[*connection]struct{})}
+	return &heartbeat{epoch: time.Now(), wake: make(chan struct{}, 1), beating: make(map[*connection]struct{})}
 }
 
 func (h *heartbeat) add(c *connection) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	h.opened[c] = struct{}{}
-	if len(h.opened) == 1 {
+	h.beating[c] = struct{}{}
+	if len(h.beating) == 1 {
 		select {
 		case h.wake <- struct{}{}:
 		default:
@@ -53,10 +54,10 @@ func (h *heartbeat) add(c *connection) {
 func (h *heartbeat) remove(c *connection) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	delete(h.opened, c)
+	delete(h.beating, c)
 }
 
-// run sends keep-alives until ctx ends. While no connection is opened it sleeps.
+// run sends keep-alives until ctx ends. While there is no connection it sleeps.
 func (h *heartbeat) run(ctx context.Context) {
 	timer := time.NewTimer(forever)
 	defer timer.Stop()
@@ -82,11 +83,11 @@ func (h *heartbeat) run(ctx context.Context) {
 func (h *heartbeat) due(now time.Time, due []*connection) ([]*connection, time.Duration) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	if len(h.opened) == 0 {
+	if len(h.beating) == 0 {
 		return due, forever
 	}
 	wait := keepAliveAfter
-	for c := range h.opened {
+	for c := range h.beating {
 		quiet := now.Sub(h.epoch) - time.Duration(c.stirred.Load())
 		switch {
 		case c.busy.Load():
@@ -101,20 +102,41 @@ func (h *heartbeat) due(now time.Time, due []*connection) ([]*connection, time.D
 	return due, wait
 }
 
+// beat begins the keep-alives of a connection. It does so before a session is opened:
+// that may take longer than the slave waits for a silent server, and a slave that asks for
+// one understands them.
+func (c *connection) beat() {
+	socket, ok := c.conn.(syscall.Conn)
+	if !ok || c.raw != nil {
+		return
+	}
+	raw, err := socket.SyscallConn()
+	if err != nil {
+		return // the connection was closed
+	}
+	c.raw = raw
+	c.stir(c.now)
+	c.group.heart.add(c)
+}
+
 // stir notes that a request began or that something was written.
 func (c *connection) stir(now time.Time) {
-	if c.opened.Load() {
+	if c.raw != nil {
 		c.stirred.Store(int64(now.Sub(c.group.heart.epoch)))
 	}
 }
 
 // keepAlive writes an empty frame, unless a frame is being written or the kernel takes
-// none. What it took of one is ended first by whoever writes next.
+// none. What it took of one is ended first by whoever writes next. After a frame that was
+// cut short it writes nothing: it might be taken for the rest.
 func (c *connection) keepAlive() {
 	if !c.turn.TryLock() {
 		return
 	}
 	defer c.turn.Unlock()
+	if c.broken {
+		return
+	}
 	rest := emptyFrame[:]
 	if c.owed > 0 {
 		rest = emptyFrame[:c.owed]

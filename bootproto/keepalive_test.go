@@ -3,12 +3,18 @@ package bootproto
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"net"
+	"net/netip"
+	"os"
+	"path/filepath"
 	"slices"
+	"strings"
 	"sync"
 	"testing"
+	"testing/iotest"
 	"time"
 )
 
@@ -63,6 +69,54 @@ func TestKeepAlive(t *testing.T) {
 	}
 	if !open(t, conn) {
 		t.Error("the connection ended while it was idle")
+	}
+}
+
+// TestKeepAliveWhileOpening: a slave hears from its server from the request for its first
+// session on; all else that a session brings begins when it is open.
+func TestKeepAliveWhileOpening(t *testing.T) {
+	for _, refused := range []bool{false, true} {
+		files, holder := newExtendedTree(), &duplicates{}
+		loaded := make(chan struct{})
+		files.refuse = func(Open) error {
+			<-loaded
+			if refused {
+				return ErrUnavailable
+			}
+			return nil
+		}
+		s, addr := startFiles(t, FileServerOptions{Host: files, Holder: holder})
+		load := sync.OnceFunc(func() { close(loaded) })
+		t.Cleanup(load)
+		conn := dial(t, addr)
+		held := holder.at(t, 1)
+		t.Cleanup(func() { _ = held.file.Close() })
+		if got := exchange(t, conn, packet(beginTerm(4, atomOpen))); got != `{eboot_open,{error,badarg}}` {
+			t.Error(got)
+		}
+		began := time.Now()
+		send(t, conn, askOpen(false))
+		for n := 1; n <= 2; n++ {
+			frame, err := readPacket(conn)
+			if waited := time.Since(began); err != nil || len(frame) > 0 || waited < time.Duration(n)*keepAliveAfter || waited > time.Duration(n)*(keepAliveAfter+time.Second) {
+				t.Fatalf("% x, %v after %v; want an empty frame", frame, err, waited)
+			}
+		}
+		if c := s.connections(nil)[0]; c.opened.Load() || c.leaving() || held.dropped.Load() || s.Stats().Opens != 0 {
+			t.Error("the session is open before the Session said so")
+		}
+		load()
+		want := openedText + `]}}`
+		if refused {
+			want = `{eboot_open,{error,unavailable}}`
+		}
+		expectReplies(t, conn, want)
+		eventually(t, "the request has been answered", func() bool { return !held.busy.Load() || held.dropped.Load() })
+		if held.dropped.Load() == refused {
+			t.Errorf("refused: %v, dropped by the Holder: %v", refused, held.dropped.Load())
+		}
+		send(t, conn, ask("get", "/bin/start.boot"))
+		expectReplies(t, conn, `{get,{ok,<<"boot">>}}`)
 	}
 }
 
@@ -224,6 +278,89 @@ func TestKeepAliveInPieces(t *testing.T) {
 				expectReplies(t, conn, `{eboot_done,1}`)
 			}
 		}
+	}
+}
+
+// cutting is a connection that takes some bytes in all, and then fails.
+type cutting struct {
+	net.Conn
+	takes int
+	fails error
+}
+
+func (c *cutting) Write(b []byte) (int, error) {
+	n, err := c.Conn.Write(b[:min(c.takes, len(b))])
+	if c.takes -= n; n < len(b) {
+		err = c.fails
+	}
+	return n, err
+}
+
+// TestNoKeepAliveInACutFrame: a frame that was cut short is not completed by a keep-alive
+// before the connection is closed.
+func TestNoKeepAliveInACutFrame(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "short")
+	if err := os.WriteFile(path, []byte("x"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	file, err := os.Open(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	short := func() io.ReadCloser { return io.NopCloser(strings.NewReader("x")) }
+	failing := io.NopCloser(io.MultiReader(short(), iotest.ErrReader(errNotNow)))
+	data := Content{Data: []byte("xyz")}
+	get, fetch := len(appendContentHeader(nil, 3)), len(appendFile(nil, []byte("a"), false, 3))
+	for _, c := range []struct {
+		what    string
+		content Content
+		stream  bool
+		cut     error // of the connection
+		sent    int
+		want    error
+	}{
+		{"a short reader", Content{Reader: short(), Size: 3}, false, nil, get, errWrongSize},
+		{"a short file", Content{Reader: file, Size: 3}, false, nil, get + 1, errWrongSize},
+		{"a reader that fails", Content{Reader: failing, Size: 3}, false, nil, get, errNotNow},
+		{"a short reader, fetched", Content{Reader: short(), Size: 3}, true, nil, fetch, errWrongSize},
+		{"a write that fails", data, false, net.ErrClosed, get + 2, net.ErrClosed},
+		{"a write that fails, fetched", data, true, net.ErrClosed, fetch + 2, net.ErrClosed},
+		{"a slave that takes no more", data, false, os.ErrDeadlineExceeded, get + 2, errProgress},
+	} {
+		t.Run(c.what, func(t *testing.T) {
+			ln, err := ListenFiles(netip.AddrPortFrom(loopback, 0))
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer ln.Close()
+			slave := dial(t, ln.Addr().String())
+			conn, err := ln.Accept()
+			if err != nil {
+				t.Fatal(err)
+			}
+			files := newExtendedTree()
+			files.fetch = func(string, bool) (Content, error) { return c.content, nil }
+			server := &connection{server: NewFileServer(FileServerOptions{}), group: &group{heart: newHeartbeat()}, conn: conn}
+			server.files = &extendedSession{tree: files}
+			server.beat()
+			if c.cut != nil {
+				server.conn = &cutting{conn, c.sent, c.cut}
+			}
+			server.keepAlive() // this one is written
+			if c.stream {
+				_, err = server.stream(slices.Values([][]byte{[]byte("a")}))
+			} else {
+				_, err = server.sendContent(c.content)
+			}
+			if !errors.Is(err, c.want) {
+				t.Errorf("failed with %v, want %v", err, c.want)
+			}
+			server.keepAlive()
+			server.hangUp()
+			if all, err := io.ReadAll(slave); err != nil || len(all) != headerSize+c.sent {
+				t.Errorf("the slave got % x, %v; want %d bytes", all, err, headerSize+c.sent)
+			}
+		})
 	}
 }
 

@@ -13,7 +13,7 @@ import (
 // extended is what a connection has beside the stock protocol.
 type extended struct {
 	files   Extended        // the session; nil: it knows the stock requests only
-	raw     syscall.RawConn // the socket of an opened connection; nil: it is none
+	raw     syscall.RawConn // the socket, once a session was asked for; nil: it is none
 	slow    bool            // packed content is worth its price
 	opened  atomic.Bool     // a session was opened: the slave runs our loader
 	control atomic.Bool     // it stays open while the slave is idle
@@ -58,6 +58,7 @@ func (c *connection) open(frame []byte) (int64, error) {
 		c.server.count.malformed.Add(1)
 		return c.refuseOpen(ErrBadOpen)
 	}
+	c.beat() // the session may have to load the tree
 	o, err := c.files.Open(wanted)
 	if err != nil {
 		return c.refuseOpen(err)
@@ -118,10 +119,7 @@ func (c *connection) sendOpened(wanted Open, o Opened) (int64, error) {
 
 // adopt makes the connection one of our loader.
 func (c *connection) adopt(pack, control bool) {
-	if socket, ok := c.conn.(syscall.Conn); ok && c.raw == nil {
-		c.raw, _ = socket.SyscallConn() // it fails when the connection was closed
-	}
-	c.slow = pack || c.roundTrip() >= slowRoundTrip
+	c.slow = c.slow || pack || c.roundTrip() >= slowRoundTrip // or found so by flush
 	if control {
 		c.boundSilence()
 	}
@@ -135,9 +133,6 @@ func (c *connection) adopt(pack, control bool) {
 	}
 	c.opened.Store(true)
 	c.deadline = time.Time{} // the next one is set, and so looks whether we drain
-	if c.raw != nil {
-		c.group.heart.add(c)
-	}
 }
 
 // roundTrip is the shortest that the kernel has seen lately: the others hold the delays

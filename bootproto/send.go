@@ -14,6 +14,7 @@ import (
 type writing struct {
 	turn     sync.Mutex  // held from the first to the last byte of a frame
 	owed     int         // bytes of a keep-alive that are still to be written; guarded by turn
+	broken   bool        // a frame may have been cut short: nothing may follow; guarded by turn
 	out      []byte      // scratch for a reply
 	vector   [2][]byte   // backs buffers
 	buffers  net.Buffers // what is left to write
@@ -63,12 +64,12 @@ func (c *connection) write(header, data []byte) (int64, error) {
 }
 
 // writeBuffers writes what is in buffers. The caller has the turn.
-func (c *connection) writeBuffers() (int64, error) {
+func (c *connection) writeBuffers() (sent int64, err error) {
+	defer func() { c.broken = c.broken || err != nil }()
 	// Now, not when the request was read: the session may have taken its time.
 	if err := c.allowWrite(time.Now()); err != nil {
 		return 0, err
 	}
-	sent := int64(0)
 	for {
 		n, err := c.buffers.WriteTo(c.conn)
 		sent += n
@@ -135,7 +136,8 @@ func (c *connection) sendContent(content Content) (int64, error) {
 }
 
 // writeReader writes the content of a Reader. The caller has the turn, and closes it.
-func (c *connection) writeReader(content Content) (int64, error) {
+func (c *connection) writeReader(content Content) (sent int64, err error) {
+	defer func() { c.broken = c.broken || err != nil }()
 	if content.Size == 0 {
 		return 0, nil
 	}

@@ -15,7 +15,7 @@ type boot struct {
 	known    eboot.Boot // Latest, Requests and Bytes without those of the carriers
 	carriers map[*Connection]struct{}
 	place    *list.Element // in Fleet.finished; nil while there are carriers
-	origin   time.Time     // cured: when the slave says that it began, by the clock of this server
+	origin   time.Time     // cured: when the slave's loader started, by the clock of this server
 	// elsewhere: cured, had a connection to another server perhaps, and has reported nothing
 	// since. It may have started long ago and told that server.
 	elsewhere bool

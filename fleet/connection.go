@@ -41,13 +41,16 @@ func (f *Fleet) Connect(slave netip.Addr, erts string) *Connection {
 	return c
 }
 
-// Requested notes one request: operation is the word of the protocol ("get"),
-// name its path, empty when it has none. It keeps neither.
+// reportOperation is the request that has no reply.
+const reportOperation = "eboot_report"
+
+// Requested notes one request: operation is the word of the protocol ("get",
+// "eboot_open"), name its path, empty when it has none. It keeps neither.
 func (c *Connection) Requested(operation string, name []byte) {
 	now := c.fleet.options.Now()
 	c.mu.Lock()
 	c.requests++
-	c.answering = true
+	c.answering = operation != reportOperation
 	c.latestAt = now
 	c.latest.set(operation, name)
 	c.mu.Unlock()

@@ -23,10 +23,11 @@
 //
 // A plan is what boots of one bundle, with one boot script and in one mode, asked for
 // (Learn). The next such boot is sent it without asking. Servers exchange their plans
-// (MergePlan): what one has learned comes before what others told it.
+// (MergePlan): what one has learned comes before what others told it. A plan that is full
+// takes nothing more.
 //
 // Everything is bounded, because strangers can cause it: addresses, finished
-// boots, pins, plans and their files are forgotten longest unused first, strangers before
+// boots, pins and plans are forgotten longest unused first, strangers before
 // slaves. Nothing of it goes through Raft. Only pins and plans survive a restart: they are
 // written to a file each, at most one boot later than a second.
 //

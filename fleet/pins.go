@@ -53,7 +53,7 @@ func (t *pinTable) begin(p eboot.Pin) (eboot.Pin, error) {
 }
 
 // sameBoot is how far apart two servers may place one boot: by their clocks, and by what
-// they go by, the request for the script or the age of the emulator.
+// they go by, the request for the script or the age of the slave's loader.
 const sameBoot = time.Minute
 
 // open enters the pin of a boot that goes on here, when none as late as it is known, and

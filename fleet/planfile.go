@@ -9,8 +9,7 @@ import (
 	"eboot"
 )
 
-// A plan file holds one LearnedPlan a line, the longest unused first. When its paths were
-// used is not kept.
+// A plan file holds one LearnedPlan a line, the longest unused first.
 const (
 	planFormat  = "eboot plans 1"
 	maxPlanFile = 64 << 20 // standardPlans, with each byte of each path escaped, take less
@@ -51,13 +50,10 @@ func (t *planTable) load(path string, logger hclog.Logger) error {
 	return err
 }
 
-// take enters plans that were read, the longest unused first, as ones of known bundles.
+// take enters plans that were read, the longest unused first.
 func (t *planTable) take(plans []eboot.LearnedPlan) {
 	for _, p := range plans[max(0, len(plans)-t.limits.plans):] {
 		t.merge(p.PlanKey, p.Files)
-	}
-	for _, p := range t.byKey {
-		p.known = true
 	}
 }
 

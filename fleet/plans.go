@@ -23,30 +23,26 @@ type planLimits struct {
 // standardPlans allow a plan what a slave may be sent unasked. A path has some 50 bytes.
 var standardPlans = planLimits{plans: 64, files: 2000, bytes: 8 << 20, text: 256 << 10}
 
-// planTable holds the plans, the longest unused of which are forgotten. It is safe for
-// use by several goroutines.
+// planTable holds the plans, the longest unused of which are forgotten whole. A plan that
+// is full takes nothing more: which of its files are used cannot be told, since what is
+// sent ahead is not asked for. The price: what is never needed again stays until the bundle
+// is gone. It is safe for use by several goroutines.
 type planTable struct {
 	limits planLimits
 
 	mu      sync.Mutex
 	byKey   map[eboot.PlanKey]*plan
-	uses    uint64 // so far, of plans and of files
+	uses    uint64 // so far
 	version uint64 // rises with every change that the file should have
 }
 
 // plan is guarded by planTable.mu.
 type plan struct {
-	files  []*learnedFile // in the order first learned
-	byPath map[string]*learnedFile
+	files  []eboot.PlanFile // in the order first learned
+	byPath map[string]struct{}
 	bytes  int64
 	text   int
 	used   uint64 // planTable.uses when it was asked for or learned last; different for each plan
-	known  bool   // its bundle is known here, or was; else another server may be ahead of this one
-}
-
-type learnedFile struct {
-	eboot.PlanFile
-	used uint64 // planTable.uses when it was learned last; 0: not here
 }
 
 func newPlanTable(limits planLimits) *planTable {
@@ -79,68 +75,60 @@ func (l planLimits) check(file eboot.PlanFile) error {
 	return checkPlanPath(file.Path)
 }
 
-// learn enters a file, or notes that it was used again, and reports whether the plan changed.
+// learn enters a file when there is room for it, notes that the plan was used, and reports
+// whether it changed.
 func (t *planTable) learn(key eboot.PlanKey, path string, size int64) bool {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	t.uses++
 	p := t.byKey[key]
 	if p != nil {
-		p.used, p.known = t.uses, true
-		if known := p.byPath[path]; known != nil {
-			known.used = t.uses
-			return false
-		}
+		t.use(p)
+	} else {
+		p = newPlan()
 	}
-	file := eboot.PlanFile{Path: path, Size: size}
-	if t.limits.check(file) != nil {
+	if !p.add(t.limits, eboot.PlanFile{Path: path, Size: size}) || !t.enter(key, p, true) {
 		return false
-	}
-	if p == nil {
-		if checkPlanKey(key) != nil {
-			return false
-		}
-		p = t.enter(key)
-		p.known = true
-	}
-	p.add(file, t.uses)
-	for !p.within(t.limits) {
-		p.dropLongestUnused()
 	}
 	t.version++
 	return true
 }
 
-// merge enters those files that are not known as far as there is room for them, so that two
-// servers with full tables do not swap them for ever. It returns how many it entered.
+// merge enters those files that are not known as far as there is room for them, a new plan
+// only in a free place, so that two servers with full tables do not swap them for ever. It
+// returns how many it entered.
 func (t *planTable) merge(key eboot.PlanKey, files []eboot.PlanFile) (entered int) {
-	if checkPlanKey(key) != nil {
-		return 0
-	}
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	p := t.byKey[key]
+	if p == nil {
+		p = newPlan()
+	}
 	for _, file := range files {
-		if t.limits.check(file) != nil || p != nil && (p.byPath[file.Path] != nil || !p.room(t.limits, file)) {
-			continue
+		if p.add(t.limits, file) {
+			entered++
 		}
-		if p == nil {
-			if len(t.byKey) >= t.limits.plans {
-				return 0
-			}
-			p = t.enter(key)
-		}
-		p.add(file, 0)
-		entered++
 	}
-	if entered > 0 {
-		t.version++
+	if entered == 0 || !t.enter(key, p, false) {
+		return 0
 	}
+	t.version++
 	return entered
 }
 
-// enter adds an empty plan, in place of the longest unused one when there are too many.
-func (t *planTable) enter(key eboot.PlanKey) *plan {
+func (t *planTable) use(p *plan) {
+	t.uses++
+	p.used = t.uses
+}
+
+// enter makes p, which has files, the plan of key, and reports whether it is. When the table
+// is full a new plan takes the place of the longest unused one, or is left out.
+func (t *planTable) enter(key eboot.PlanKey, p *plan, replace bool) bool {
+	if t.byKey[key] == p {
+		return true
+	}
+	if checkPlanKey(key) != nil || !replace && len(t.byKey) >= t.limits.plans {
+		return false
+	}
 	for len(t.byKey) >= t.limits.plans {
 		var oldest eboot.PlanKey
 		least := uint64(math.MaxUint64)
@@ -151,43 +139,26 @@ func (t *planTable) enter(key eboot.PlanKey) *plan {
 		}
 		delete(t.byKey, oldest)
 	}
-	t.uses++
 	key.Script = strings.Clone(key.Script) // it may be part of something large
-	p := &plan{byPath: map[string]*learnedFile{}, used: t.uses}
 	t.byKey[key] = p
-	return p
+	t.use(p)
+	return true
 }
 
-func (p *plan) add(file eboot.PlanFile, used uint64) {
+func newPlan() *plan { return &plan{byPath: map[string]struct{}{}} }
+
+// add enters a file that is new, valid and has room, and reports whether it did.
+func (p *plan) add(l planLimits, file eboot.PlanFile) bool {
+	if _, known := p.byPath[file.Path]; known || len(p.files) >= l.files || l.check(file) != nil ||
+		p.bytes+file.Size > l.bytes || p.text+len(file.Path) > l.text {
+		return false
+	}
 	file.Path = strings.Clone(file.Path)
-	learned := &learnedFile{PlanFile: file, used: used}
-	p.files = append(p.files, learned)
-	p.byPath[file.Path] = learned
+	p.files = append(p.files, file)
+	p.byPath[file.Path] = struct{}{}
 	p.bytes += file.Size
 	p.text += len(file.Path)
-}
-
-func (p *plan) within(l planLimits) bool {
-	return len(p.files) <= l.files && p.bytes <= l.bytes && p.text <= l.text
-}
-
-func (p *plan) room(l planLimits, file eboot.PlanFile) bool {
-	return len(p.files) < l.files && p.bytes+file.Size <= l.bytes && p.text+len(file.Path) <= l.text
-}
-
-// dropLongestUnused drops one file; of those that were never used here, the one learned last.
-func (p *plan) dropLongestUnused() {
-	oldest := 0
-	for i, file := range p.files {
-		if file.used <= p.files[oldest].used {
-			oldest = i
-		}
-	}
-	file := p.files[oldest]
-	p.files = slices.Delete(p.files, oldest, oldest+1)
-	delete(p.byPath, file.Path)
-	p.bytes -= file.Size
-	p.text -= len(file.Path)
+	return true
 }
 
 // paths returns the plan of key and notes that it was used.
@@ -198,8 +169,7 @@ func (t *planTable) paths(key eboot.PlanKey) []string {
 	if p == nil {
 		return nil
 	}
-	t.uses++
-	p.used = t.uses
+	t.use(p)
 	paths := make([]string, len(p.files))
 	for i, file := range p.files {
 		paths[i] = file.Path
@@ -218,17 +188,12 @@ func (t *planTable) all() ([]eboot.LearnedPlan, uint64) {
 	slices.SortFunc(keys, func(a, b eboot.PlanKey) int { return cmp.Compare(t.byKey[a].used, t.byKey[b].used) })
 	plans := make([]eboot.LearnedPlan, len(keys))
 	for i, key := range keys {
-		files := make([]eboot.PlanFile, len(t.byKey[key].files))
-		for j, file := range t.byKey[key].files {
-			files[j] = file.PlanFile
-		}
-		plans[i] = eboot.LearnedPlan{PlanKey: key, Files: files}
+		plans[i] = eboot.LearnedPlan{PlanKey: key, Files: slices.Clone(t.byKey[key].files)}
 	}
 	return plans, t.version
 }
 
-// keep drops the plans of known bundles for which wanted is false. Those for which it is
-// true are known from now on.
+// keep drops the plans of the bundles for which wanted is false.
 func (t *planTable) keep(wanted func(eboot.Digest) bool) (dropped bool) {
 	manifests := map[eboot.Digest]bool{}
 	t.mu.Lock()
@@ -241,13 +206,11 @@ func (t *planTable) keep(wanted func(eboot.Digest) bool) (dropped bool) {
 	}
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	for key, p := range t.byKey {
-		wanted, asked := manifests[key.Manifest]
-		if asked && !wanted && p.known {
+	for key := range t.byKey {
+		if wanted, asked := manifests[key.Manifest]; asked && !wanted {
 			delete(t.byKey, key)
 			dropped = true
 		}
-		p.known = p.known || wanted
 	}
 	if dropped {
 		t.version++
@@ -268,8 +231,8 @@ func (t *planTable) changedSince(version uint64) bool {
 }
 
 // Learn notes that a boot of key needed the file at path, of size bytes, and reports
-// whether that was new. What is no path of a bundle, and a file that alone is more than a
-// plan may hold, is left out.
+// whether that was new. What is no path of a bundle, and what there is no room for in the
+// plan, is left out.
 func (f *Fleet) Learn(key eboot.PlanKey, path string, size int64) (entered bool) {
 	if entered = f.plans.learn(key, path, size); entered {
 		f.wakeRun()
@@ -296,9 +259,7 @@ func (f *Fleet) MergePlan(key eboot.PlanKey, files []eboot.PlanFile) (entered in
 	return entered
 }
 
-// KeepPlans drops the plans of all bundles but those that keep is true for. What only
-// another server learned stays until keep has been true for it: the bundle may be one that
-// this server does not know yet.
+// KeepPlans drops the plans of all bundles but those that keep is true for.
 func (f *Fleet) KeepPlans(keep func(manifest eboot.Digest) bool) {
 	if f.plans.keep(keep) {
 		f.wakeRun()

@@ -79,18 +79,6 @@ func TestPlan(t *testing.T) {
 	}
 }
 
-// A server may be told of a plan before it knows the bundle, and then forgets it with the bundle.
-func TestPlanOfABundleToCome(t *testing.T) {
-	f := open(t, Options{})
-	f.MergePlan(planKey, []eboot.PlanFile{planFile("a", 1)})
-	for _, step := range []struct{ bundle, kept bool }{{false, true}, {true, true}, {false, false}} {
-		f.KeepPlans(func(eboot.Digest) bool { return step.bundle })
-		if kept := f.Stats().Plans == 1; kept != step.kept {
-			t.Fatalf("kept %t with the bundle there %t", kept, step.bundle)
-		}
-	}
-}
-
 // What is learned outlives the buffer that it was read into.
 func TestPlanKeepsNoBuffer(t *testing.T) {
 	f := open(t, Options{})
@@ -147,18 +135,24 @@ func TestPlansAreBounded(t *testing.T) {
 		t.Error("another server's plan took the place of one learned here")
 	}
 
-	for i := range 2500 {
-		f.Learn(key(0), fmt.Sprintf("lib/%d.beam", i), 100)
-		f.Learn(key(0), "a", 1)
+	// What is full takes nothing more, and says so at every boot.
+	for range 2 {
+		for i := range 2500 {
+			f.Learn(key(0), fmt.Sprintf("lib/%d.beam", i), 100)
+		}
 	}
-	if p := f.Plan(key(0)); len(p) != 2000 || p[0] != "a" || p[1] != "lib/501.beam" || p[1999] != "lib/2499.beam" {
+	if p := f.Plan(key(0)); len(p) != 2000 || p[0] != "a" || p[1] != "lib/0.beam" || p[1999] != "lib/1998.beam" {
 		t.Errorf("%d files: %q …", len(p), p[:2])
 	}
-	f.Learn(key(0), "large", 8<<20-1)
-	if p := f.Plan(key(0)); !slices.Equal(p, []string{"a", "large"}) {
-		t.Errorf("%d files: %q …", len(p), p[:min(len(p), 3)])
+	version := f.plans.version
+	if f.Learn(key(0), "b", 0) || f.MergePlan(key(0), []eboot.PlanFile{planFile("b", 0)}) != 0 || f.plans.changedSince(version) {
+		t.Error("a plan with all its files took another")
 	}
-	if entered := f.MergePlan(key(0), []eboot.PlanFile{planFile("b", 1), planFile("empty", 0)}); entered != 1 {
+	f.Learn(key(7), "large", 8<<20-2)
+	if f.Learn(key(7), "b", 2) || !f.Learn(key(7), "c", 1) || f.Learn(key(7), "d", 1) {
+		t.Error("a plan took another size than there is room for")
+	}
+	if entered := f.MergePlan(key(7), []eboot.PlanFile{planFile("b", 1), planFile("empty", 0)}); entered != 1 {
 		t.Errorf("%d files were entered where there is no room", entered)
 	}
 	for i := range 100 {
@@ -169,40 +163,40 @@ func TestPlansAreBounded(t *testing.T) {
 	}
 }
 
-// modelPlan is a plan as simple as can be: the files in the order learned, and in the order used.
-type modelPlan struct {
-	order, used []eboot.PlanFile
-	known       bool // the bundle
+// modelPlan is a plan as simple as can be: its files in the order learned.
+type modelPlan []eboot.PlanFile
+
+func (m modelPlan) has(path string) bool {
+	return slices.ContainsFunc(m, func(f eboot.PlanFile) bool { return f.Path == path })
 }
 
-func (m *modelPlan) has(path string) bool {
-	return slices.ContainsFunc(m.order, func(f eboot.PlanFile) bool { return f.Path == path })
-}
-
-func (m *modelPlan) sums() (files int, size int64, text int) {
-	for _, f := range m.order {
+func (m modelPlan) sums() (files int, size int64, text int) {
+	for _, f := range m {
 		size += f.Size
 		text += len(f.Path)
 	}
-	return len(m.order), size, text
+	return len(m), size, text
 }
 
-func (m *modelPlan) within(l planLimits) bool {
+func (m modelPlan) within(l planLimits) bool {
 	files, size, text := m.sums()
 	return files <= l.files && size <= l.bytes && text <= l.text
 }
 
-func (m *modelPlan) drop(path string) {
-	other := func(f eboot.PlanFile) bool { return f.Path == path }
-	m.order = slices.DeleteFunc(m.order, other)
-	m.used = slices.DeleteFunc(m.used, other)
+// with returns the plan after file came, and whether it is in it now and was not.
+func (m modelPlan) with(l planLimits, file eboot.PlanFile) (modelPlan, bool) {
+	next := append(slices.Clone(m), file)
+	if l.check(file) != nil || m.has(file.Path) || !next.within(l) {
+		return m, false
+	}
+	return next, true
 }
 
 func TestPlanModel(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		limits := planLimits{plans: 3, files: 4, bytes: 50, text: 12}
 		table := newPlanTable(limits)
-		model := map[eboot.PlanKey]*modelPlan{}
+		model := map[eboot.PlanKey]modelPlan{}
 		var recent []eboot.PlanKey // least recently used first
 		use := func(key eboot.PlanKey) {
 			recent = append(slices.DeleteFunc(recent, func(k eboot.PlanKey) bool { return k == key }), key)
@@ -223,31 +217,19 @@ func TestPlanModel(t *testing.T) {
 			case "learn":
 				file := drawFile()
 				changed := table.learn(key, file.Path, file.Size)
-				valid := limits.check(file) == nil
-				if p == nil && valid {
-					if len(model) == limits.plans {
-						delete(model, recent[0])
-						recent = recent[1:]
-					}
-					p = &modelPlan{}
-					model[key] = p
-				}
-				if p == nil {
-					break
-				}
-				use(key)
-				p.known = true
-				if changed != (valid && !p.has(file.Path)) {
+				next, want := p.with(limits, file)
+				if changed != want {
 					t.Fatalf("learn %v: changed %t", file, changed)
 				}
-				if p.has(file.Path) {
-					p.used = append(slices.DeleteFunc(p.used, func(f eboot.PlanFile) bool { return f == file }), file)
-				} else if valid {
-					p.order, p.used = append(p.order, file), append(p.used, file)
+				if len(next) == 0 {
+					break
 				}
-				for !p.within(limits) {
-					p.drop(p.used[0].Path)
+				if p == nil && len(model) == limits.plans {
+					delete(model, recent[0])
+					recent = recent[1:]
 				}
+				model[key] = next
+				use(key)
 			case "merge":
 				var files []eboot.PlanFile
 				for range rapid.IntRange(0, 3).Draw(t, "files") {
@@ -255,23 +237,17 @@ func TestPlanModel(t *testing.T) {
 				}
 				entered, want := table.merge(key, files), 0
 				for _, file := range files {
-					if limits.check(file) != nil || p == nil && len(model) == limits.plans || p != nil && p.has(file.Path) {
-						continue
+					if p == nil && len(model) == limits.plans {
+						break
 					}
-					next := modelPlan{order: []eboot.PlanFile{file}}
-					if p != nil {
-						next.order = append(slices.Clone(p.order), file)
-					}
-					if !next.within(limits) {
+					next, added := p.with(limits, file)
+					if !added {
 						continue
 					}
 					if p == nil {
-						p = &modelPlan{}
-						model[key] = p
 						use(key)
 					}
-					// Never used here: it goes first, the latest of them before the others.
-					p.order, p.used = next.order, slices.Insert(p.used, 0, file)
+					p, model[key] = next, next
 					want++
 				}
 				if entered != want {
@@ -287,14 +263,11 @@ func TestPlanModel(t *testing.T) {
 			case "keep":
 				wanted := rapid.Bool().Draw(t, "wanted") // all others are
 				table.keep(func(d eboot.Digest) bool { return wanted || d != key.Manifest })
-				if p != nil && p.known && !wanted {
+				if p != nil && !wanted {
 					delete(model, key)
 					recent = slices.DeleteFunc(recent, func(k eboot.PlanKey) bool { return k == key })
 				}
-				for k, p := range model {
-					p.known = p.known || wanted || k != key
-				}
-			case "save": // and load: what was used here is not known any more
+			case "save": // and load
 				var out bytes.Buffer
 				saved, err := table.encode(&out)
 				if err != nil {
@@ -307,10 +280,6 @@ func TestPlanModel(t *testing.T) {
 				table = newPlanTable(limits)
 				table.take(plans)
 				version = table.version
-				for _, p := range model {
-					p.used, p.known = slices.Clone(p.order), true
-					slices.Reverse(p.used)
-				}
 			}
 			plans, now := table.all()
 			if len(plans) != len(model) || len(plans) > limits.plans {
@@ -318,7 +287,7 @@ func TestPlanModel(t *testing.T) {
 			}
 			for i, plan := range plans {
 				m := model[plan.PlanKey]
-				if plan.PlanKey != recent[i] || m == nil || !slices.Equal(plan.Files, m.order) || !m.within(limits) {
+				if plan.PlanKey != recent[i] || m == nil || !slices.Equal(plan.Files, m) || !m.within(limits) {
 					t.Fatalf("%+v, want %+v", plan, m)
 				}
 				inner := table.byKey[plan.PlanKey]
@@ -463,7 +432,7 @@ func FuzzPlans(f *testing.F) {
 			t.Fatalf("%d plans", len(once.byKey))
 		}
 		for _, p := range once.byKey {
-			if !p.within(standardPlans) || len(p.files) == 0 {
+			if !modelPlan(p.files).within(standardPlans) || len(p.files) == 0 {
 				t.Fatalf("%d files, %d bytes, %d of paths", len(p.files), p.bytes, p.text)
 			}
 		}
@@ -525,18 +494,5 @@ func BenchmarkLearnAgain(b *testing.B) {
 	b.ReportAllocs()
 	for b.Loop() {
 		f.Learn(planKey, "lib/kernel/ebin/code.beam", 1000)
-	}
-}
-
-// A boot that needs more than a plan holds drops one file for each that it learns.
-func BenchmarkLearnOverFull(b *testing.B) {
-	f, err := New(Options{})
-	if err != nil {
-		b.Fatal(err)
-	}
-	i := 0
-	for b.Loop() {
-		i++
-		f.Learn(planKey, fmt.Sprintf("lib/%d", i%2500), 1)
 	}
 }

@@ -11,7 +11,7 @@ const (
 	maxMarks   = 16                         // phases of one boot that are kept
 	maxMark    = 64                         // bytes of the name of one
 	maxMode    = 16                         // bytes of a mode that are kept
-	maxAge     = 100 * 365 * 24 * time.Hour // of a boot: more is no time
+	maxAge     = 100 * 365 * 24 * time.Hour // of a loader: more is no time
 	lostWithin = time.Minute                // between the times of one boot script, as server and slave count them
 )
 
@@ -23,14 +23,14 @@ type Opened struct {
 	Bundle   eboot.Ref
 	Channel  string        // of the slave, by this server
 	Mode     string        // "interactive" or "embedded"
-	Age      time.Duration // of the boot, as the slave counts it
+	Age      time.Duration // since the slave's loader started, as the slave counts it
 }
 
 // Report is what a loader of ours said of its boot so far. A report that was sent again,
 // perhaps to another server, adds nothing twice.
 type Report struct {
 	Phases   []eboot.BootMark // in the order in which init reached them
-	Switches int64            // since the boot began
+	Switches int64            // since the loader started
 	Local    int64            // likewise
 }
 
@@ -69,6 +69,7 @@ func (c *Connection) Opened(o Opened) eboot.Pin {
 	case c.boot != b:
 		b.elsewhere = true
 	}
+	b.known.Latest = later(b.known.Latest, now) // else it would be quiet before it said a word
 	if c.boot != b {
 		f.carry(c, b)
 	}
@@ -93,7 +94,7 @@ func (b *boot) continuedBy(c *Connection, o Opened) bool {
 }
 
 // sessionBoot returns the boot of a that session o, on a further connection, belongs to;
-// nil when none is known. origin is when the slave says that it began.
+// nil when none is known. origin is when the slave's loader started, as the slave says.
 func (a *address) sessionBoot(erts string, o Opened, origin time.Time) *boot {
 	var lost *boot
 	for _, b := range slices.Backward(a.boots) {
@@ -121,7 +122,8 @@ func (c *Connection) Reported(r Report) {
 	if b == nil || b.known.Cured == nil {
 		return
 	}
-	cured := *b.known.Cured // who has a copy of the boot shares what b.known.Cured points to
+	b.known.Latest = later(b.known.Latest, now) // who reports is not quiet
+	cured := *b.known.Cured                     // who has a copy of the boot shares what b.known.Cured points to
 	cured.Phases = slices.Clone(cured.Phases)
 	cured.Switches = max(cured.Switches, r.Switches)
 	cured.Local = max(cured.Local, r.Local)

@@ -17,7 +17,7 @@ import (
 	"eboot"
 )
 
-// opening is the session of boot number of the bundle, age after it began.
+// opening is the session of boot number of the bundle, age after its loader started.
 func opening(number uint64, age time.Duration) Opened {
 	return Opened{Boot: number, Manifest: bundle.Manifest, Bundle: bundle.Ref(), Channel: "stable", Mode: "interactive", Age: age}
 }
@@ -28,6 +28,12 @@ func opens(c *Connection, o Opened) eboot.Pin {
 	pin := c.Opened(o)
 	c.Sent(5000)
 	return pin
+}
+
+// reports as a server notes it: there is no reply.
+func reports(c *Connection, r Report) {
+	c.Requested("eboot_report", nil)
+	c.Reported(r)
 }
 
 func marks(pairs ...any) (m []eboot.BootMark) {
@@ -65,12 +71,14 @@ func TestCuredBoot(t *testing.T) {
 		check("opened")
 		advance(10 * time.Second) // it has what it needs
 		check("after ten quiet seconds")
-		c.Reported(Report{Phases: marks("preloaded", 3, "kernel_load_completed", 400), Switches: 0, Local: 120})
+		reports(c, Report{Phases: marks("preloaded", 3, "kernel_load_completed", 400), Switches: 0, Local: 120})
+		want.Latest, want.Requests = time.Now(), 3
 		cured.Phases, cured.Local = marks("preloaded", 3, "kernel_load_completed", 400), 120
 		check("half way")
 		before := f.BootsOf(slave)[0]
 
-		c.Reported(Report{Phases: marks("started", 10_000), Local: 200})
+		reports(c, Report{Phases: marks("started", 10_000), Local: 200})
+		want.Requests = 4
 		want.Phase, want.Loaded = eboot.BootStarted, opened.Add(-20*time.Millisecond+10_000*time.Millisecond)
 		cured.Phases, cured.Local = append(cured.Phases, marks("started", 10_000)...), 200
 		check("started")
@@ -87,7 +95,7 @@ func TestCuredBoot(t *testing.T) {
 		advance(time.Hour)
 		c = f.Connect(slave, erts)
 		opens(c, opening(7, time.Hour))
-		want.Phase, want.Latest, want.Requests, want.Bytes = eboot.BootStarted, time.Now(), 3, 10_100
+		want.Phase, want.Latest, want.Requests, want.Bytes = eboot.BootStarted, time.Now(), 5, 10_100
 		check("a module an hour later")
 		c.Closed()
 		if err := stop(); err != nil {
@@ -190,6 +198,60 @@ func TestTakeOver(t *testing.T) {
 		}
 		if err := stop(); err != nil {
 			t.Fatal(err)
+		}
+	})
+}
+
+// A boot that was taken over long after it began, or comes back, is busy while it asks,
+// reports or gets files: followers are told of no quiet that there was not.
+func TestTakenOverBootIsNotQuiet(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := open(t, Options{})
+		stop := run(t, f)
+		changes := f.Follow(t.Context())
+		wait := func(d time.Duration) {
+			t.Helper()
+			advance(d)
+			synctest.Wait()
+			if b := f.BootsOf(slave); len(b) != 1 || b[0].Phase != eboot.BootLoading {
+				t.Fatalf("%+v", b)
+			}
+		}
+		const almost = quietAfter - checkEvery
+		c := f.Connect(slave, erts)
+		c.Opened(opening(7, time.Minute)) // whoever calls first
+		wait(almost)
+		c.Reported(Report{}) // nothing new, but it lives
+		wait(almost)
+		c.Requested("eboot_fetch", module)
+		wait(30 * time.Second) // on a slow line
+		c.Sent(1000)
+		wait(almost)
+		reports(c, Report{Phases: marks("preloaded", 1)})
+		wait(time.Hour)
+		c.Closed()
+		advance(time.Minute)
+		c = f.Connect(slave, erts)
+		c.Opened(opening(7, 2*time.Hour))
+		wait(almost)
+		reports(c, Report{Phases: marks("preloaded", 1)})
+		wait(almost)
+		advance(2 * quietAfter)
+		synctest.Wait()
+		if b := f.BootsOf(slave)[0]; b.Phase != eboot.BootQuiet || b.Requests != 3 {
+			t.Errorf("silent, with no reply due: %+v", b)
+		}
+		c.Closed()
+		if err := stop(); err != nil {
+			t.Fatal(err)
+		}
+		var seen []eboot.BootPhase
+		for b := range changes {
+			seen = append(seen, b.Phase)
+		}
+		want := []eboot.BootPhase{eboot.BootLoading, eboot.BootLoading, eboot.BootClosed, eboot.BootLoading, eboot.BootQuiet, eboot.BootClosed}
+		if !slices.Equal(seen, want) {
+			t.Errorf("followers saw %q, want %q", seen, want)
 		}
 	})
 }

@@ -28,10 +28,12 @@
 -define(LAZY_REPORT, 250).    % ms that a phase may wait for others to report
 -define(RELEASE, 5000).       % ms after the boot, or the last use, until tree and files are dropped
 -define(IDLE, 60000).         % ms without use until the connection is closed, as the stock loader does
+-define(DEAF, 65000).         % ms without a sign of life on a connection that is kept
 -define(COMPLAIN, 10000).     % ms in vain until the console is told
 -define(SLOW, 20).           % ms to the answer of a slow link
 -define(GROUP, 64).           % modules fetched at once
--define(FETCH, 400).          % paths in one request
+-define(FETCH, 400).          % paths in one request, and
+-define(FRAME, 32768).        % bytes of them; a server takes 64 KiB
 
 %% start/1 is called by the boot script, as the start of a kernel process. Args is a
 %% list of {Key, Value}: digest, bundle and script name the bundle, vars has the
@@ -66,12 +68,14 @@ init(Parent, Args) ->
     unregister(erl_prim_loader),
     register(erl_prim_loader, self()),
     Now = now_ms(),
-    S0 = #{parent => Parent, args => Args, hosts => hosts(), root => root(), path => [],
+    S0 = #{parent => Parent, args => Args, hosts => hosts(), root => root(), mode => mode(), path => [],
            variables => variables(get_value(vars, Args, [])), % [{Name, Directory}]
            boot => boot_number(), began => Now,
            used => Now,       % when a request came, or the session was asked for
            suspects => [],    % [{IP, Until}]
-           tries => 0,        % in vain since the latest success
+           tries => 0,        % in vain since a server did its work
+           quiet => Now + ?COMPLAIN, % until then the console is told nothing
+           reason => no_answer,      % why it is in vain
            control => false,  % whether the connection is kept
            conn => Conn,
            cache => #{roots => [], cwd => none, tree => none, files => #{}, expect => #{}, planned => false},
@@ -89,6 +93,7 @@ no_connection() ->
       session => none, % none | opening | open | plain
       buffer => <<>>,  % what has arrived of the next frames
       asked => 0,      % when the session was asked for
+      heard => 0,      % when the latest byte came
       pack => false}.  % whether the link was found slow
 
 %% adopt takes the socket that the stock loader has connected. What is
@@ -104,9 +109,9 @@ adopt(Old) ->
                 Old ! {'EXIT', Socket, adopted},
                 ok = prim_inet:setopts(Socket, tcp_options()),
                 {ok, Peer} = prim_inet:peername(Socket),
-                (no_connection())#{socket := Socket, peer := Peer}
+                (no_connection())#{socket := Socket, peer := Peer, heard := now_ms()}
             catch
-                error:_ -> no_connection()
+                error:_ -> kill(Socket), no_connection()
             end;
         [] ->
             no_connection()
@@ -119,36 +124,51 @@ loop(#{conn := #{socket := Socket}, parent := Parent} = S) ->
         {Pid, Request} when is_pid(Pid) ->
             loop(answer(Pid, Request, S#{used := now_ms()}));
         {?MODULE, phase, Phase, At} ->
-            loop(phase_reached(Phase, At, S));
+            loop(careful(fun() -> phase_reached(Phase, At, S) end, S));
         {tcp, Socket, Data} ->
-            loop(consume(feed(Data, S)));
+            loop(careful(fun() -> consume(feed(Data, S)) end, S));
         {tcp_closed, Socket} ->
-            loop(closed(S));
+            loop(closed(S#{used := now_ms()}));
         {tcp_error, Socket, _} ->
-            loop(closed(S));
+            loop(closed(S#{used := now_ms()}));
         {'EXIT', Socket, _} ->
-            loop(closed(S));
+            loop(closed(S#{used := now_ms()}));
         {'EXIT', Parent, Why} ->
             exit(Why);
         _ ->
             loop(S)
     after wait(S) ->
-            loop(timeout(now_ms(), S))
+            loop(careful(fun() -> timeout(now_ms(), S) end, S))
     end.
+
+%% careful does what nobody waits for. Whatever goes wrong, the node lives.
+careful(Do, S) ->
+    try Do() catch error:_ -> abandon(S) end.
+
+%% abandon goes back to a state that was good before, without a connection: what was
+%% opened since is not known any more.
+abandon(S) ->
+    {links, Links} = process_info(self(), links),
+    _ = [kill(Port) || Port <- Links, is_port(Port)],
+    closed(S).
+
+kill(Port) ->
+    unlink(Port),
+    exit(Port, kill).
 
 %% answer serves one request. Whatever goes wrong with it, its caller gets an answer.
 answer(Pid, Request, S) ->
     {Reply, S1} = try
                       handle(Request, S)
                   catch
-                      error:Reason -> {{error, Reason}, closed(S)}
+                      error:Reason -> {{error, Reason}, abandon(S)}
                   end,
     case Reply of
         ignore -> S1;
         _ -> Pid ! {self(), Reply}, S1
     end.
 
-handle({set_path, Paths}, S) -> {ok, S#{path := [place(D, S) || D <- Paths]}};
+handle({set_path, Paths}, S) -> {ok, S#{path := [place(D, S) || D <- Paths, is_list(D) orelse is_atom(D)]}};
 handle({get_path, _}, #{path := Path} = S) -> {{ok, Path}, S};
 handle({get_file, File}, #{path := Path} = S) -> get_file(File, Path, S);
 handle({get_modules, {Modules, Fun}}, #{path := Path} = S) -> get_modules(Modules, Fun, Path, S);
@@ -188,12 +208,13 @@ get(Name0, S0) ->
     {Where, Name, S} = lookup(Name0, S0),
     case Where of
         {_, {d, _, _}} -> {{error, eisdir}, local(S)};
-        {Path, _} -> content(Path, Name, S);
         {error, Reason, _} -> {{error, Reason}, local(S)};
+        {wire, Path} -> content(Path, Name, S);
+        {Path, _} -> content(Path, Name, S);
         wire -> call({get, Name}, S)
     end.
 
-%% content returns a file that exists.
+%% content returns a file: what was sent ahead, or what the server says.
 content(Path, Name, #{cache := #{files := Files, expect := Expect} = C} = S) ->
     case Files of
         #{Path := Content} ->
@@ -220,19 +241,19 @@ used(Path, Files) ->
 list_dir(Name0, S0) ->
     {Where, Name, S} = lookup(Name0, S0),
     case Where of
-        {_, {d, _, Entries}} -> {{ok, [binary_to_list(N) || N <- sort(maps:keys(Entries))]}, local(S)};
-        {_, _} -> {{error, enotdir}, local(S)};
         {error, _, true} -> {{error, enotdir}, local(S)}; % as erl_prim_loader says of archives
         {error, Reason, false} -> {{error, Reason}, local(S)};
-        wire -> call({list_dir, Name}, S)
+        {_, {d, _, Entries}} -> {{ok, [binary_to_list(N) || N <- sort(maps:keys(Entries))]}, local(S)};
+        {_, {_, _, _}} -> {{error, enotdir}, local(S)};
+        _ -> call({list_dir, Name}, S)
     end.
 
 file_info(Request, Name0, S0) ->
     {Where, Name, S} = lookup(Name0, S0),
     case Where of
-        {_, Entry} -> {{ok, info(Entry)}, local(S)};
         {error, Reason, _} -> {{error, Reason}, local(S)};
-        wire -> call({Request, Name}, S)
+        {_, {_, _, _} = Entry} -> {{ok, info(Entry)}, local(S)};
+        _ -> call({Request, Name}, S)
     end.
 
 get_cwd(#{cache := #{tree := Tree, cwd := Cwd}} = S) when Tree =/= none, Cwd =/= none -> {{ok, Cwd}, local(S)};
@@ -298,16 +319,26 @@ first(File, [Dir | Path], #{cache := #{files := Files, expect := Expect}} = S) -
 first(_, [], _) ->
     [].
 
-fetch(Paths, #{cache := #{expect := Expect} = C, conn := #{session := open}} = S) when Paths =/= [] ->
-    ask(Paths, S#{cache := C#{expect := expecting(Paths, Expect)}});
-fetch(_, S) ->
-    S.
+fetch([], S) ->
+    S;
+fetch(Paths, S0) ->
+    case settled(online(S0)) of
+        #{conn := #{session := open}, cache := #{expect := Expect} = C} = S ->
+            ask(Paths, S#{cache := C#{expect := expecting(Paths, Expect)}});
+        S ->
+            S
+    end.
 
 ask([], S) ->
     S;
 ask(Paths, S) ->
-    {Some, More} = split(?FETCH, Paths, []),
+    {Some, More} = frameful(?FETCH, ?FRAME, Paths, []),
     ask(More, send({eboot_fetch, Some}, S)).
+
+frameful(N, Room, [Path | Paths], Taken) when N > 0, byte_size(Path) < Room ->
+    frameful(N - 1, Room - byte_size(Path) - 5, Paths, [Path | Taken]);
+frameful(_, _, Paths, Taken) ->
+    {reverse(Taken), Paths}.
 
 expecting([Path | Paths], Expect) -> expecting(Paths, Expect#{Path => true});
 expecting([], Expect) -> Expect.
@@ -315,8 +346,9 @@ expecting([], Expect) -> Expect.
 %% Names.
 
 %% lookup finds a name in the tree: {Path, Entry}, {error, Reason, Archive} where Archive
-%% says that the name leads through what would be an archive, or wire when only a server
-%% can tell. It returns the name with boot variables in their place.
+%% says that the name leads through what would be an archive, {wire, Path} when only a server
+%% can tell, or wire when it is not even a path that a plan could have. It returns the name with boot
+%% variables in their place.
 lookup(Name0, S0) ->
     S = ready(S0),
     Name = place(Name0, S),
@@ -330,15 +362,25 @@ resolve(Name, #{cache := #{tree := Tree, roots := Roots}}) ->
         none -> {error, enoent, false};
         Parts ->
             case walk(Parts, Tree) of
-                wire -> wire;
+                wire ->
+                    case demands_directory(Name) of
+                        true -> wire;
+                        false -> {wire, join(Parts)}
+                    end;
                 {error, Reason} -> {error, Reason, archived(Parts)};
                 {d, _, _} = Directory -> {join(Parts), Directory};
                 File ->
-                    case reverse(Name) of
-                        [C | _] when C =:= $/; C =:= $. -> wire; % demands a directory
-                        _ -> {join(Parts), File}
+                    case demands_directory(Name) of
+                        true -> wire;
+                        false -> {join(Parts), File}
                     end
             end
+    end.
+
+demands_directory(Name) ->
+    case reverse(Name) of
+        [C | _] when C =:= $/; C =:= $. -> true; % a file may end in a dot; the server knows
+        _ -> false
     end.
 
 %% parts splits a name at its slashes: [absolute | relative, binary ...]. What is rare is
@@ -425,7 +467,7 @@ variables([]) ->
 
 given(Name, Default) ->
     case init:get_argument(boot_var) of
-        {ok, Given} -> given(Name, Default, Given);
+        {ok, Given} -> given(Name, Default, reverse(Given)); % init takes the last
         error -> Default
     end.
 
@@ -473,12 +515,13 @@ reply(Request, S) ->
         {{error, Reason}, S1} -> {{error, Reason}, S1}
     end.
 
-%% open asks for a session. What is wanted comes with the answer.
+%% open asks for a session. What is wanted comes with the answer. (Nothing may be asked of init after
+%% the start: it may be waiting for us.)
 open(#{args := Args, conn := #{pack := Pack} = Conn, cache := #{tree := Tree, planned := Planned}, report := #{ended := Ended},
-       root := Root, began := Began, boot := Boot} = S) ->
+       root := Root, mode := Mode, began := Began, boot := Boot} = S) ->
     Now = now_ms(),
     Want = [tree || Tree =:= none] ++ [plan || not Planned, Ended =:= false],
-    Options = [{bundle, get_value(bundle, Args, <<>>)}, {script, get_value(script, Args, <<>>)}, {mode, mode()},
+    Options = [{bundle, get_value(bundle, Args, <<>>)}, {script, get_value(script, Args, <<>>)}, {mode, Mode},
                {root, text(Root)}, {age, Now - Began}, {boot, Boot},
                {want, Want}, {pack, Pack}],
     send({eboot_open, 1, get_value(digest, Args, <<>>), Options},
@@ -494,19 +537,19 @@ step(S0) ->
         {Frame, S} -> take(binary_to_term(Frame), S)
     end.
 
-take({eboot_file, Path, Content}, #{cache := #{expect := Expect, files := Files} = C} = S) ->
+take({eboot_file, Path, Content}, S) ->
+    #{cache := #{expect := Expect, files := Files} = C} = S1 = useful(S),
     case {Expect, Content} of
-        {#{Path := _}, {error, _}} -> {more, S#{cache := C#{expect := maps:remove(Path, Expect)}}};
-        {#{Path := _}, _} ->
-            {more, S#{cache := C#{expect := maps:remove(Path, Expect), files := Files#{Path => Content}}}};
-        _ -> {more, S} % dropped meanwhile
+        {#{Path := _}, {error, _}} -> {more, S1#{cache := C#{expect := maps:remove(Path, Expect)}}};
+        {#{Path := _}, _} -> {more, S1#{cache := C#{expect := maps:remove(Path, Expect), files := Files#{Path => Content}}}};
+        _ -> {more, S1} % dropped meanwhile
     end;
-take({eboot_done, _}, S) -> {more, S};
+take({eboot_done, _}, S) -> {more, useful(S)};
 take({eboot_open, {ok, Info}}, S) -> {more, opened(Info, S)};
-take({eboot_open, {error, _}}, S) -> {lost, lost(S)};
+take({eboot_open, {error, Reason}}, S) -> {lost, complain(lost(S#{reason := Reason}))};
 take({error, unknown_command}, #{conn := #{session := opening} = Conn, cache := C} = S) ->
-    {more, S#{tries := 0, conn := Conn#{session := plain}, cache := C#{tree := none, expect := #{}}}};
-take(Reply, S) -> {Reply, S}.
+    {more, useful(S#{conn := Conn#{session := plain}, cache := C#{tree := none, expect := #{}}})};
+take(Reply, S) -> {Reply, useful(S)}.
 
 opened(Info, #{cache := #{tree := Tree, planned := Planned, expect := Expect} = Cache, conn := #{asked := Asked} = Conn,
                report := #{phases := Phases} = Report} = S) ->
@@ -518,9 +561,12 @@ opened(Info, #{cache := #{tree := Tree, planned := Planned, expect := Expect} = 
                expect := case Plan of none -> Expect; _ -> expecting(Plan, Expect) end,
                planned := Planned orelse Plan =/= none},
     Due = case Phases of [] -> infinity; _ -> now_ms() + ?LAZY_REPORT end,
-    S1 = S#{cache := C, tries := 0, control := get_value(control, Info, off) =:= on,
+    S1 = S#{cache := C, control := get_value(control, Info, off) =:= on,
             conn := Conn#{session := open, pack := now_ms() - Asked > ?SLOW}, report := Report#{due := Due}},
-    ask(maps:keys(Expect), S1). % what a server that is gone had still to send
+    case maps:keys(Expect) of
+        [] -> useful(S1);
+        Promised -> ask(Promised, S1) % what a server that is gone had still to send
+    end.
 
 %% roots are split into parts, the longest first, as parts/3 does it to names.
 roots(Roots) ->
@@ -539,8 +585,12 @@ frame(#{conn := #{buffer := <<0:32, Rest/binary>>} = Conn} = S) ->
     frame(S#{conn := Conn#{buffer := Rest}});
 frame(#{conn := #{buffer := <<Size:32, Frame:Size/binary, Rest/binary>>} = Conn} = S) ->
     {Frame, S#{conn := Conn#{buffer := Rest}}};
-frame(#{conn := #{socket := Socket, session := Session}, parent := Parent} = S) ->
-    Patience = case Session of plain -> ?PLAIN_SILENCE; _ -> ?SILENCE end,
+frame(#{conn := #{socket := Socket, session := Session}, parent := Parent, tries := Tries} = S) ->
+    Patience = case Session of
+                   plain -> ?PLAIN_SILENCE;
+                   opening -> ?SILENCE * min(4, max(1, Tries - 1)); % it may not be one of ours, and slow
+                   open -> ?SILENCE
+               end,
     receive
         {tcp, Socket, Data} -> frame(feed(Data, S));
         {tcp_closed, Socket} -> {lost, lost(S)};
@@ -550,8 +600,9 @@ frame(#{conn := #{socket := Socket, session := Session}, parent := Parent} = S) 
     after Patience -> {lost, lost(S)}
     end.
 
-feed(Data, #{conn := #{buffer := <<>>} = Conn} = S) -> S#{conn := Conn#{buffer := Data}};
-feed(Data, #{conn := #{buffer := Buffer} = Conn} = S) -> S#{conn := Conn#{buffer := <<Buffer/binary, Data/binary>>}}.
+feed(Data, #{conn := #{buffer := Buffer} = Conn} = S) ->
+    Together = case Buffer of <<>> -> Data; _ -> <<Buffer/binary, Data/binary>> end,
+    S#{conn := Conn#{buffer := Together, heard := now_ms()}}.
 
 %% consume takes the whole frames that came while nobody waited.
 consume(#{conn := #{buffer := <<Size:32, Rest/binary>>} = Conn} = S) when byte_size(Rest) >= Size ->
@@ -564,15 +615,17 @@ consume(#{conn := #{buffer := <<Size:32, Rest/binary>>} = Conn} = S) when byte_s
 consume(S) ->
     S.
 
-%% lost gives a server up that failed while it was needed; closed, a connection that was not.
-lost(#{conn := #{peer := Peer}, report := #{switches := Switches} = Report, suspects := Suspects, tries := Tries} = S) ->
+%% lost gives a server up that failed while it was needed; closed, a connection that was not. What no
+%% server could send ahead is forgotten after a while, and asked for when it is needed.
+lost(#{conn := #{peer := Peer}, report := #{switches := Switches} = Report, suspects := Suspects, tries := Tries, cache := C} = S) ->
     Host = case Peer of {IP, _} -> IP; none -> none end,
-    (closed(S))#{suspects := [{Host, now_ms() + ?SUSPECT} | live(Suspects)], tries := Tries + 1,
-                      report := Report#{switches := Switches + 1}}.
+    Cache = case Tries > 6 of true -> C#{expect := #{}}; false -> C end,
+    (closed(S))#{suspects := [{Host, now_ms() + ?SUSPECT} | live(Suspects)], tries := Tries + 1, cache := Cache,
+                 report := Report#{switches := Switches + 1}}.
 
 closed(#{conn := #{socket := Socket, peer := Peer, pack := Pack}} = S) ->
     case is_port(Socket) of
-        true -> unlink(Socket), exit(Socket, kill);
+        true -> kill(Socket);
         false -> ok
     end,
     S#{conn := (no_connection())#{peer := Peer, pack := Pack}}.
@@ -583,34 +636,49 @@ live(Suspects) ->
 
 %% Finding a server.
 
-%% connect returns connected, with the session asked for. A server that was left because
-%% it was not used is tried first; else everybody is asked, and the best takes it. In vain, it
-%% waits longer each time, up to half a second; a little even the first time, so that not all
-%% slaves of a server that died turn to the next one at once.
-connect(#{conn := #{peer := {IP, Port}}, suspects := Suspects, tries := 0} = S) ->
-    case [x || {Host, _} <- live(Suspects), Host =:= IP] of
-        [] -> connect([{IP, Port}], S#{tries := 1});
-        _ -> connect(S#{tries := 1})
-    end;
+%% connect returns connected, with the session asked for. In vain, it waits longer each time, up
+%% to half a second; a little even the first time, so that not all slaves of a server that died turn
+%% to the next one at once.
 connect(#{tries := Tries} = S) ->
-    pause(jitter(min(500, 20 bsl min(Tries, 6))), S),
-    complain(S),
-    connect(discover(S), S#{tries := Tries + 1}).
-
-connect([{IP, Port} | Servers], #{conn := Conn, tries := Tries, suspects := Suspects} = S) ->
-    case tcp(IP, Port, case Tries > 3 of true -> 10 * ?CONNECT; false -> ?CONNECT end) of
-        {ok, Socket} -> open(S#{conn := Conn#{socket := Socket, peer := {IP, Port}, session := none, buffer := <<>>}});
-        {error, _} -> connect(Servers, S#{suspects := [{IP, now_ms() + ?SUSPECT} | live(Suspects)]})
-    end;
-connect([], S) ->
-    connect(S).
-
-%% complain tells the console, seldom, why nothing goes on.
-complain(#{tries := Tries, hosts := Hosts}) ->
-    case Tries rem 12 of
-        11 -> erlang:display({?MODULE, 'no server has our bundle', Hosts});
-        _ -> ok
+    case Tries of
+        0 -> ok;
+        _ -> pause(jitter(min(500, 20 bsl min(Tries, 6))), S)
+    end,
+    case attempt(S) of
+        #{conn := #{socket := none}} = S1 -> connect(complain(S1));
+        S1 -> S1
     end.
+
+%% attempt tries all servers once. A server that was left because it was not used is tried
+%% alone; else everybody is asked, and the best is tried first.
+attempt(#{conn := #{peer := {IP, Port}}, suspects := Suspects, tries := 0} = S) ->
+    case lists:keymember(IP, 1, live(Suspects)) of
+        true -> attempt(S#{tries := 1});
+        false -> reach([{IP, Port}], S#{tries := 1})
+    end;
+attempt(#{tries := Tries} = S) ->
+    reach(discover(S), S#{tries := Tries + 1}).
+
+reach([{IP, Port} | Servers], #{conn := Conn, tries := Tries, suspects := Suspects} = S) ->
+    Patience = case Servers of [] when Tries > 3 -> 10 * ?CONNECT; _ -> ?CONNECT end,
+    case tcp(IP, Port, Patience) of
+        {ok, Socket} -> open(S#{conn := Conn#{socket := Socket, peer := {IP, Port}, session := none, buffer := <<>>, heard := now_ms()}});
+        {error, _} -> reach(Servers, S#{suspects := [{IP, now_ms() + ?SUSPECT} | live(Suspects)]})
+    end;
+reach([], S) ->
+    S.
+
+%% complain tells the console, now and then, why nothing goes on.
+complain(#{quiet := Quiet, reason := Reason, hosts := Hosts} = S) ->
+    case now_ms() of
+        Now when Now >= Quiet ->
+            erlang:display({?MODULE, 'no server has our bundle', Reason, Hosts}),
+            S#{quiet := Now + ?COMPLAIN};
+        _ -> S
+    end.
+
+%% useful notes that a server does its work.
+useful(S) -> S#{tries := 0, quiet := now_ms() + ?COMPLAIN, reason := no_answer}.
 
 pause(Time, #{parent := Parent}) ->
     receive {'EXIT', Parent, Why} -> exit(Why) after Time -> ok end.
@@ -625,8 +693,7 @@ discover(#{hosts := Hosts, suspects := Suspects, parent := Parent}) ->
             _ = [prim_inet:sendto(Socket, Host, ?PORT, Query) || Host <- Hosts],
             Bad = [Host || {Host, _} <- live(Suspects)],
             Found = collect(Socket, Parent, now_ms(), [H || H <- Hosts, not lists:member(H, Bad)], Bad, []),
-            unlink(Socket),
-            exit(Socket, kill),
+            kill(Socket),
             [{IP, Port} || {_, _, IP, Port} <- sort(Found)];
         {error, _} ->
             []
@@ -635,9 +702,9 @@ discover(#{hosts := Hosts, suspects := Suspects, parent := Parent}) ->
 %% collect waits for answers until all that are trusted have answered, or one of them says
 %% that it is the best, or the window is over. A broadcast address never answers.
 collect(Socket, Parent, Began, Trusted, Bad, Found) ->
-    Left = case Found of
-               [] -> Began + ?ROUND - now_ms();
-               [{trusted, 0, _, _} | _] -> 0;
+    Left = case {Found, [best || {trusted, 0, _, _} <- Found]} of
+               {[], _} -> Began + ?ROUND - now_ms();
+               {_, [_ | _]} -> 0;
                _ when Trusted =:= [] -> 0;
                _ -> Began + ?WINDOW - now_ms()
            end,
@@ -666,7 +733,8 @@ tcp(IP, Port, Timeout) ->
 
 %% Frames are taken apart here, not by the driver: the bytes of a long one are signs of life.
 tcp_options() ->
-    [{mode, binary}, {packet, 0}, {active, true}, {deliver, term}, {nodelay, true}, {keepalive, true}, {buffer, 65536}].
+    [{mode, binary}, {packet, 0}, {active, true}, {deliver, term}, {nodelay, true}, {keepalive, true}, {buffer, 65536},
+     {send_timeout, ?SILENCE}, {send_timeout_close, true}].
 
 %% Reports, and what is done when nothing happens.
 
@@ -680,30 +748,49 @@ phase_reached(Phase, At, #{began := Began, report := #{phases := Phases, due := 
     end.
 
 %% report tells all that is known each time: this server may not be the one of the last time.
+%% Nobody waits for it, so it waits for no server: in mid-boot the next session brings it up again,
+%% and after the boot it is tried later and later.
+report(#{conn := #{socket := none}, report := #{ended := false} = Report} = S) ->
+    S#{report := Report#{due := infinity}};
 report(S0) ->
-    #{conn := #{session := Session}, report := #{phases := Phases, switches := Switches, local := Local} = Report} = S =
-        settled(online(S0)),
-    S1 = S#{report := Report#{due := infinity}},
+    #{conn := #{session := Session}, report := #{ended := Ended, phases := Phases, switches := Switches, local := Local} = Report} = S =
+        once(S0),
+    Now = now_ms(),
     case Session of
-        open -> send({eboot_report, [{switches, Switches}, {local, Local} | reverse(Phases)]}, S1);
-        plain -> S1
+        open ->
+            send({eboot_report, [{switches, Switches}, {local, Local} | reverse(Phases)]}, S#{report := Report#{due := infinity}});
+        none when Ended =/= false ->
+            S#{report := Report#{due := 2 * Now - Ended + 1000 + jitter(4000)}};
+        _ ->
+            S#{report := Report#{due := infinity}}
     end.
+
+%% once tries one time to have a session, for what nobody waits for.
+once(#{conn := #{socket := none}} = S) -> opening(attempt(S));
+once(S) -> opening(S).
+
+opening(#{conn := #{session := opening}} = S) ->
+    {_, S1} = step(S),
+    opening(S1);
+opening(S) ->
+    S.
 
 local(#{report := #{local := Local} = Report} = S) -> S#{report := Report#{local := Local + 1}}.
 
 %% wait is how long the loop may sleep.
-wait(#{report := #{due := Due}, used := Used} = S) ->
-    Release = release_at(S),
-    Idle = case S of
-               #{conn := #{socket := none}, control := true} -> Used + jitter(1000);
-               #{conn := #{socket := none}} -> infinity;
-               #{control := true} -> infinity;
-               _ -> Used + ?IDLE
-           end,
-    case min(Due, min(Release, Idle)) of % a number is less than an atom
+wait(#{report := #{due := Due}} = S) ->
+    case min(Due, min(release_at(S), connection_at(S))) of % a number is less than an atom
         infinity -> infinity;
         Time -> max(0, Time - now_ms())
     end.
+
+%% connection_at is when something is to be done about the connection: closed, when it is not
+%% used; made, when it is to be there; given up, when a server that says something every 20 s
+%% says nothing.
+connection_at(#{conn := #{socket := none}, control := true, used := Used, tries := Tries}) -> Used + jitter(1000) * min(Tries + 1, 30);
+connection_at(#{conn := #{socket := none}}) -> infinity;
+connection_at(#{conn := #{heard := Heard}, control := true}) -> Heard + ?DEAF;
+connection_at(#{used := Used}) -> Used + ?IDLE.
 
 %% release_at is when tree and files are to be dropped. What was sent ahead goes even when
 %% the node goes on to load code.
@@ -714,14 +801,19 @@ release_at(#{report := #{ended := Ended}, used := Used}) -> min(Used, Ended) + ?
 
 timeout(Now, #{report := #{due := Due}} = S) when Due =< Now ->
     report(S);
-timeout(Now, #{used := Used, cache := C, conn := #{socket := Socket}, control := Control} = S) ->
+timeout(Now, #{cache := C, conn := #{socket := Socket}} = S) ->
     case release_at(S) =< Now of
-        true ->
-            released(S#{cache := C#{tree := none, files := #{}, expect := #{}}});
-        false when Socket =:= none, Control -> online(S#{used := Now});
-        false when Used + ?IDLE =< Now -> closed(S);
-        false -> S
+        true -> released(S#{cache := C#{tree := none, files := #{}, expect := #{}}});
+        false when Socket =:= none -> reconnect(Now, S);
+        false ->
+            case connection_at(S) =< Now of
+                true -> closed(S#{used := Now});
+                false -> S
+            end
     end.
+
+reconnect(Now, #{control := true} = S) -> once(S#{used := Now});
+reconnect(_, S) -> S.
 
 released(S) ->
     erlang:garbage_collect(),
@@ -769,7 +861,7 @@ get_value(Key, List, Default) ->
     end.
 
 split(N, [X | List], Taken) when N > 0 -> split(N - 1, List, [X | Taken]);
-split(_, List, Taken) -> {reverse(Taken), List}.
+split(_, List, Taken) when is_list(List) -> {reverse(Taken), List}.
 
 reverse(List) -> lists:reverse(List, []).
 

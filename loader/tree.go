@@ -30,6 +30,7 @@ type entry struct {
 	Node
 	children map[string]*entry
 	whole    bool
+	code     bool // it leads to code
 }
 
 // EncodeTree returns the tree as the loader wants it: the external form, compressed
@@ -59,6 +60,7 @@ func EncodeTree(nodes iter.Seq[Node]) []byte {
 		}
 		e.Node = n
 	}
+	root.mark("")
 	root.choose()
 	return etf.Deflate(root.encode([]byte{etf.Version}))
 }
@@ -93,29 +95,28 @@ func (e *entry) choose() {
 		left -= len(names)
 		d.whole = true
 		for _, name := range names {
-			if c := d.children[name]; c.Kind == eboot.KindDirectory && c.leadsToCode(name) {
+			if c := d.children[name]; c.Kind == eboot.KindDirectory && c.code {
 				queue = append(queue, c)
 			}
 		}
 	}
 }
 
-// leadsToCode reports whether the directory, or one below it, has what a node looks for
-// when it boots and loads modules. It recurses as deep as a path has components.
-func (e *entry) leadsToCode(name string) bool {
-	if name == "ebin" || len(e.children) == 0 {
-		return true
-	}
+// mark notes which directories have what a node looks for when it boots and loads modules,
+// or lead to it. It recurses as deep as a path has components.
+func (e *entry) mark(name string) {
+	e.code = name == "ebin" || len(e.children) == 0
 	for name, c := range e.children {
+		if c.Kind == eboot.KindDirectory {
+			c.mark(name)
+			e.code = e.code || c.code && (name == "ebin" || len(c.children) > 0)
+			continue
+		}
 		switch path.Ext(name) {
 		case ".beam", ".app", ".boot", ".config":
-			return true
-		}
-		if c.Kind == eboot.KindDirectory && len(c.children) > 0 && c.leadsToCode(name) {
-			return true
+			e.code = true
 		}
 	}
-	return false
 }
 
 func notASCII(name string) bool {

@@ -42,6 +42,7 @@ type serverCluster struct {
 	client  *api.Client // of all servers
 	opts    clusterOptions
 	dir     string // settings and sockets
+	waiting int    // slaves of startWaiting
 }
 
 // clusterServer is one of them. Kill, Term, Pause and Resume are those of the process;

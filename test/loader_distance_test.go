@@ -46,6 +46,9 @@ func bootFar(t testing.TB, erl testutil.Erlang, w *ways, roundTrip time.Duration
 		if exit.Status != 0 {
 			t.Fatalf("node ended with status %d:\n%s", exit.Status, exit.Output)
 		}
+		if len(b.took) > 0 && exit.Took > 2*median(b.took) {
+			t.Logf("a boot took %v; requests %s; its output:\n%s", exit.Took, w, exit.Output)
+		}
 		b.took = append(b.took, exit.Took)
 		b.requests, b.bytes = w.Requests(), w.Received()
 	}

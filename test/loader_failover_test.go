@@ -35,8 +35,8 @@ func (l *lateness) add(t testing.TB, d disturbed, embedded bool, p point, allowa
 	t.Helper()
 	l.later = append(l.later, d.later)
 	if d.later > l.limit+allowance {
-		t.Errorf("%s boot, %s, %s: %v later than undisturbed, want at most %v", modeName(embedded), p, l.what,
-			d.later.Round(time.Millisecond), l.limit)
+		t.Errorf("%s boot, %s, %s: %v later than undisturbed, want at most %v; requests %s", modeName(embedded), p, l.what,
+			d.later.Round(time.Millisecond), l.limit, d.seen)
 	}
 }
 

@@ -97,6 +97,15 @@ func (w *ways) Requests() []testutil.Exchanged {
 	return all
 }
 
+// String tells what each server was asked.
+func (w *ways) String() string {
+	var all []string
+	for i, d := range w.delays {
+		all = append(all, fmt.Sprintf("%s in %d connections %s", w.cluster.servers[i].Name, d.Connections(), commands(d.Requests())))
+	}
+	return strings.Join(all, "; ")
+}
+
 // Received is how many bytes slaves were sent on all ways.
 func (w *ways) Received() int64 {
 	var sum int64
@@ -228,6 +237,7 @@ type disturbed struct {
 	reached bool          // the point was: the boot was not over before
 	ours    bool          // our loader had taken over
 	used    *clusterServer
+	seen    string // what the servers were asked
 }
 
 // Disturb boots a node and does something to the server in use at a point. `do` is called
@@ -279,6 +289,7 @@ func (b *boots) Disturb(embedded bool, p point, deadline time.Duration, do func(
 	d.exit = checkNode(b.t, node, deadline)
 	close(over)
 	timer.Wait()
+	d.seen = b.ways.String()
 	b.ways.Close() // its goroutines have ended: d is ours
 	d.used = used
 	d.later = d.exit.Took - median(b.normal[embedded].took)

@@ -17,9 +17,9 @@ func TestAcceptanceStockLoader(t *testing.T) {
 	if os.Getenv(stockLoaderEnvironment) != "" {
 		t.Skip("this is that run")
 	}
-	pattern := "^(TestSuite(InetExisting|InetDisconnects|FileRequests)|TestIdleSlaveWhoseServerEnds|TestAcceptanceKillOfTheServerInUse)$"
+	pattern := "^(TestSuite(InetExisting|InetDisconnects|FileRequests)|TestAcceptanceKillOfTheServerInUse)$"
 	if acceptance() {
-		pattern = "^(TestSuite.*|TestConformance|TestDiscoveryConformance|TestIdleSlave.*|TestViewsDiffer|TestBootIsPinned.*|" +
+		pattern = "^(TestSuite.*|TestConformance|TestDiscoveryConformance|TestViewsDiffer|TestBootIsPinned.*|" +
 			"TestAcceptance(KillOfTheServerInUse|PrioritiesAreReal|RollingRestart|StuckSlave|AddressChange.*|LeaderKilled|PowerCut|Partition))$"
 	}
 	self, err := os.Executable()

@@ -47,7 +47,7 @@ func (d *Decoder) Left() []byte { return d.rest }
 
 // NextAny is Next for every tag that term_to_binary writes in OTP 23 to 29, but
 // for the compressed form, which Inflate reads, and the local one. It is for terms
-// of an operator, such as boot scripts; a stranger's are read with Next.
+// of an operator, such as boot scripts; a stranger's are read with Next, or passed over with Raw.
 func (d *Decoder) NextAny() (Token, error) {
 	if t, err := d.Next(); err == nil {
 		return t, nil

@@ -46,5 +46,16 @@ func (t *Tree) Relative(name []byte) (string, bool) {
 	return string(rel), ok
 }
 
+// Resolve returns the path of the file that a name leads to, with no symlink in it, and
+// its size. false: it leads to no file of the manifest, or into an archive.
+func (t *Tree) Resolve(name []byte) (path string, size int64, ok bool) {
+	var scratch [scratchSize]byte
+	f, err := t.find(name, scratch[:0], true)
+	if err != nil || f.archive != nil || t.nodes[f.node].kind != eboot.KindFile {
+		return "", 0, false
+	}
+	return t.nodes[f.node].path, t.info(f.node).Size, true
+}
+
 // Roots returns the roots, the longest first, without a slash at the end: "" is /.
 func (t *Tree) Roots() []string { return t.roots }

@@ -73,6 +73,7 @@ type replicated struct {
 type serving struct {
 	store     *filestore.Store
 	fleet     *fleet.Fleet
+	bundles   map[eboot.Digest]bool // manifests of the state that was followed last
 	trees     *treeSet
 	listeners *listenerSet
 	boot      *bootService
@@ -136,7 +137,7 @@ func New(o Options) (a *Agent, err error) {
 	a.trees = newTreeSet(a.store, a.roots, o.Logger)
 	a.newGroup()
 	a.boot = &bootService{
-		view: a.view, trees: a.trees, fleet: a.fleet, peers: a.peers, pins: a.group.pins,
+		view: a.view, trees: a.trees, fleet: a.fleet, peers: a.peers, exchange: a.group.exchange,
 		ranking: newRanking(a.server, o.Config.Boot.Priority), outcast: &a.outcast, lacks: a.copies.lacks, now: a.now,
 	}
 	a.newHolder(o)

@@ -24,7 +24,7 @@ type bootService struct {
 	full      func(netip.Addr) bool
 	draining  atomic.Bool
 	peers     *peers
-	pins      *exchange
+	exchange  *exchange
 	ranking   ranking
 	lacks     func(eboot.Bundle) bool // blobs of it are known to be missing here
 	outcast   *atomic.Pointer[error]  // why this server has no place in the cluster, if it has none
@@ -197,7 +197,7 @@ func (c *bootSession) begin(name []byte) (bootproto.Content, error) {
 	if err == nil {
 		c.tree = tree
 		if pin := c.seen.BootBegan(entry.Channel, bundle); !pin.Manifest.IsZero() {
-			c.service.pins.share(pin)
+			c.service.exchange.share(pin)
 		}
 	}
 	return content, err
@@ -223,9 +223,7 @@ func (c *bootSession) Get(name []byte) (bootproto.Content, error) {
 	}
 	content, err := wireContent(tree.Get(name))
 	if err == nil && c.opened != nil {
-		if path, ok := tree.Relative(name); ok {
-			c.learn(path, content.Size)
-		}
+		c.learn(name, content.Size)
 	}
 	return content, err
 }

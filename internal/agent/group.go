@@ -29,11 +29,11 @@ const wireVersion = 1
 
 // group is this server's part among the others.
 type group struct {
-	peers   *peers
-	copies  *copies
-	pins    *exchange
-	leaving leavingSet
-	outcast atomic.Pointer[error] // why this server has no place in the cluster; nil: it has, or may have
+	peers    *peers
+	copies   *copies
+	exchange *exchange
+	leaving  leavingSet
+	outcast  atomic.Pointer[error] // why this server has no place in the cluster; nil: it has, or may have
 }
 
 // leavingSet are servers that are being removed at this moment.
@@ -68,7 +68,7 @@ func (l *leavingSet) has(id string) bool {
 func (a *Agent) newGroup() {
 	a.peers = newPeers(a.server, a.config.Cluster.Name, a.logger.Named("peers"))
 	a.copies = newCopies(a.store, mirror.New(mirror.Options{Store: a.store, Peers: a.peers.sources, Logger: a.logger.Named("mirror")}), a.logger)
-	a.group.pins = newExchange(a.fleet, a.peers, a.logger.Named("exchange"))
+	a.group.exchange = newExchange(a.fleet, a.peers, a.logger.Named("exchange"))
 }
 
 // openGroup binds the peer port and gossip. Nothing is served yet.
@@ -176,7 +176,7 @@ func (a *Agent) serveGroup(s *stage, ln net.Listener) {
 	})
 	s.run("gossip", a.peers.gossip.Run)
 	s.run("peers", a.followPeers)
-	s.run("exchange", a.group.pins.run)
+	s.run("exchange", a.group.exchange.run)
 }
 
 // standingEvery is how often this server looks whether it has its place in the cluster.

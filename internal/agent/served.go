@@ -16,25 +16,28 @@ import (
 )
 
 const (
-	maxScript   = 16 << 20 // bytes of a boot script that is rewritten
+	maxScript   = 16 << 20 // bytes of a boot script that is rewritten; that of OTP has 7,000
 	maxScripts  = 256      // of one tree, rewritten ones that are kept
 	maxPlan     = 8 << 20  // bytes of files that a slave is sent ahead
 	maxPlanned  = 2000     // files
 	maxPacked   = 16 << 20 // bytes of compressed contents that are kept of one tree
 	leastPacked = 512      // bytes of a content that is worth compressing
+	packedCost  = 256      // bytes that a kept one takes beside its content
 )
 
-// servedTree is a bundle's tree, and what is made of it for slaves that run our loader.
-// All of that is made when it is first wanted, and kept as long as the tree.
+// servedTree is a bundle's tree, and what is made of it for slaves that run our loader: most
+// of it when it is first wanted. It is kept as long as the tree. Paths are those of files, with no symlink
+// in them, so that a slave cannot ask for one thing by many names.
 type servedTree struct {
 	*bundlefs.Tree
 	logger hclog.Logger
 
-	index func() []byte // the metadata of the whole tree, as loader.EncodeTree writes it
+	index  []byte     // the metadata of the tree, as loader.EncodeTree writes it
+	making sync.Mutex // held while a script is rewritten: one at a time
 
 	mu      sync.Mutex
 	scripts map[scriptKey]rewrittenScript
-	plans   map[planKey][]string
+	modules map[eboot.PlanKey][]string
 	packed  map[string][]byte // compressed contents by path; nil: not worth it
 	kept    int               // bytes of them
 }
@@ -46,11 +49,6 @@ type scriptKey struct {
 	path   string
 }
 
-type planKey struct {
-	script   string
-	embedded bool
-}
-
 // rewrittenScript is a boot script as slaves get it. With err set that is the script
 // as it was published.
 type rewrittenScript struct {
@@ -59,12 +57,10 @@ type rewrittenScript struct {
 }
 
 func newServedTree(tree *bundlefs.Tree, logger hclog.Logger) *servedTree {
-	t := &servedTree{
-		Tree: tree, logger: logger,
-		scripts: map[scriptKey]rewrittenScript{}, plans: map[planKey][]string{}, packed: map[string][]byte{},
+	return &servedTree{
+		Tree: tree, logger: logger, index: loader.EncodeTree(nodes(tree)),
+		scripts: map[scriptKey]rewrittenScript{}, modules: map[eboot.PlanKey][]string{}, packed: map[string][]byte{},
 	}
-	t.index = sync.OnceValue(func() []byte { return loader.EncodeTree(nodes(tree)) })
-	return t
 }
 
 func nodes(tree *bundlefs.Tree) iter.Seq[loader.Node] {
@@ -81,9 +77,12 @@ func nodes(tree *bundlefs.Tree) iter.Seq[loader.Node] {
 // it was published when it cannot be read.
 func (t *servedTree) script(b eboot.Bundle, path string, published []byte) rewrittenScript {
 	key := scriptKey{b.Ref(), b.ERTS, path}
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	if done, ok := t.scripts[key]; ok {
+	if done, ok := t.rewritten(key); ok {
+		return done
+	}
+	t.making.Lock()
+	defer t.making.Unlock()
+	if done, ok := t.rewritten(key); ok {
 		return done
 	}
 	done := rewrittenScript{content: published}
@@ -97,10 +96,19 @@ func (t *servedTree) script(b eboot.Bundle, path string, published []byte) rewri
 	} else {
 		done.content = rewritten
 	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
 	if len(t.scripts) < maxScripts {
 		t.scripts[key] = done
 	}
 	return done
+}
+
+func (t *servedTree) rewritten(key scriptKey) (rewrittenScript, bool) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	done, ok := t.scripts[key]
+	return done, ok
 }
 
 // published reads the boot script at a name of the tree.
@@ -119,7 +127,7 @@ func readScript(content filestore.Content) ([]byte, error) {
 	}
 	defer content.File.Close() //nolint:errcheck // it was read only
 	if content.Size > maxScript {
-		return nil, fmt.Errorf("boot script of %d bytes, at most %d are rewritten: %w", content.Size, maxScript, eboot.ErrTooLarge)
+		return nil, fmt.Errorf("boot script of %d bytes, at most %d are rewritten: %w", content.Size, maxScript, eboot.ErrInvalid)
 	}
 	data, err := io.ReadAll(io.LimitReader(content.File, content.Size))
 	if err != nil {
@@ -130,8 +138,8 @@ func readScript(content filestore.Content) ([]byte, error) {
 
 // plan returns the files that a boot of the script will need: the modules that it loads,
 // then what earlier boots asked for, as much as a slave may be sent.
-func (t *servedTree) plan(script string, embedded bool, learned []string) []string {
-	modules := t.modules(planKey{script, embedded})
+func (t *servedTree) plan(key eboot.PlanKey, learned []string) []string {
+	modules := t.moduleFiles(key)
 	plan := make([]string, 0, len(modules)+len(learned))
 	seen := make(map[string]bool, cap(plan))
 	size := int64(0)
@@ -152,28 +160,34 @@ func (t *servedTree) plan(script string, embedded bool, learned []string) []stri
 	return plan
 }
 
-// modules returns the files of the modules that a boot script loads by itself.
-func (t *servedTree) modules(key planKey) []string {
+// moduleFiles returns the files of the modules that a boot script loads by itself; none of
+// a script that cannot be read, now or at all.
+func (t *servedTree) moduleFiles(key eboot.PlanKey) []string {
 	t.mu.Lock()
-	defer t.mu.Unlock()
-	if files, ok := t.plans[key]; ok {
+	files, ok := t.modules[key]
+	t.mu.Unlock()
+	if ok || key.Script == "" {
 		return files
 	}
-	var files []string
-	if data, err := t.published([]byte(key.script)); err == nil {
-		if script, err := loader.Parse(data); err == nil {
-			files = script.ModuleFiles(key.embedded, t)
-		}
+	data, err := t.published([]byte(key.Script))
+	if err != nil {
+		return nil
 	}
-	if len(t.plans) < maxScripts {
-		t.plans[key] = files
+	if script, err := loader.Parse(data); err == nil {
+		files = script.ModuleFiles(key.Embedded, t)
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if len(t.modules) < maxScripts {
+		t.modules[key] = files
 	}
 	return files
 }
 
-// pack returns the content of path compressed; false when that is not worth it.
-func (t *servedTree) pack(path string, content []byte) ([]byte, bool) {
-	if len(content) < leastPacked {
+// pack returns the content at name compressed; false when that is not worth it.
+func (t *servedTree) pack(name, content []byte) ([]byte, bool) {
+	path, _, isFile := t.Resolve(name)
+	if !isFile || len(content) < leastPacked {
 		return nil, false
 	}
 	t.mu.Lock()
@@ -190,7 +204,7 @@ func (t *servedTree) pack(path string, content []byte) ([]byte, bool) {
 	defer t.mu.Unlock()
 	if _, known := t.packed[path]; !known {
 		t.packed[path] = packed
-		t.kept += len(packed) + len(path)
+		t.kept += len(packed) + packedCost
 	}
 	return packed, packed != nil
 }

@@ -11,9 +11,8 @@ import (
 	"eboot/fsm"
 )
 
-// ageSlack is what may pass between the moment when a channel is asked for a bundle
-// and the one when the slave's loader begins to count.
-const ageSlack = 5 * time.Second
+// ageSlack is how far the clocks of two servers may be apart, as for pins.
+const ageSlack = time.Minute
 
 // learnAfter is how long after its end a boot still shows what boots need: init runs what
 // -s and -eval say after the last instruction of the script.
@@ -25,8 +24,9 @@ var _ bootproto.Extended = (*bootSession)(nil)
 type opened struct {
 	plan    eboot.PlanKey
 	planned map[string]bool // paths that are sent unasked
+	booting bool            // files are asked for because of the boot
+	until   time.Time       // when that is over; zero: the boot goes on
 	learned bool            // something new that the other servers were not told of
-	until   time.Time       // when boots like this one are learned from no more; zero: it goes on
 }
 
 // Open begins a session for the bundle that the slave names. It may be another than the
@@ -60,33 +60,45 @@ func (c *bootSession) Open(o bootproto.Open) (bootproto.Opened, error) {
 		return bootproto.Opened{}, fmt.Errorf("%w: %w", err, bootproto.ErrUnavailable)
 	}
 	c.tree = tree
-	embedded := o.Mode == "embedded"
-	c.tellLearned()
-	c.opened = &opened{plan: eboot.PlanKey{Manifest: digest, Script: o.Script, Embedded: embedded}}
-	if kind, ok := tree.Entry(o.Script); !ok || kind != eboot.KindFile || !isBootScript([]byte(o.Script)) {
-		c.opened.plan.Script = "" // of no boot script there is: nothing is learned
-	}
+	c.begun(o, digest)
+	c.seen.Requested("eboot_open", []byte(bundle.Ref().String()))
 	pin := c.seen.Opened(fleet.Opened{
 		Boot: o.Boot, Manifest: digest, Bundle: bundle.Ref(), Channel: entry.Channel, Mode: o.Mode, Age: o.Age,
 	})
 	if !pin.Manifest.IsZero() {
-		s.pins.tell(pin)
+		s.exchange.tell(pin)
 	}
 	answer := bootproto.Opened{
 		Bundle: bundle.Ref().String(), Cwd: c.WorkingDirectory(), Roots: tree.Roots(),
 		Control: state.ChannelOptions(entry.Channel).Control == eboot.ControlOn,
 	}
 	if o.Tree {
-		answer.Tree = tree.index()
+		answer.Tree = tree.index
 	}
 	if o.Plan {
-		answer.Plan = tree.plan(c.opened.plan.Script, embedded, s.fleet.Plan(c.opened.plan))
+		answer.Plan = tree.plan(c.opened.plan, s.fleet.Plan(c.opened.plan))
 		c.opened.planned = make(map[string]bool, len(answer.Plan))
 		for _, path := range answer.Plan {
 			c.opened.planned[path] = true
 		}
 	}
 	return answer, nil
+}
+
+// begun notes what this session is. A slave that is up opens again whenever it loads code
+// after a while: only what wants a plan is a boot, and what comes after it on its
+// connection.
+func (c *bootSession) begun(o bootproto.Open, manifest eboot.Digest) {
+	c.tellLearned()
+	next := &opened{booting: o.Plan}
+	if c.opened != nil && !o.Plan {
+		next.booting, next.until = c.opened.booting, c.opened.until
+	}
+	next.plan = eboot.PlanKey{Manifest: manifest, Embedded: o.Mode == "embedded"}
+	if script, _, ok := c.tree.Resolve([]byte(o.Script)); ok && isBootScript([]byte(script)) {
+		next.plan.Script = script // else it is none of the bundle, and nothing is learned
+	}
+	c.opened = next
 }
 
 // namedBundle finds the bundle that a slave names: by its name when the digest agrees,
@@ -105,7 +117,7 @@ func namedBundle(state *fsm.State, name string, digest eboot.Digest, erts string
 // that the slave names.
 func (c *bootSession) mayHave(state *fsm.State, channel string, b eboot.Bundle, age time.Duration) bool {
 	if c.tree != nil && c.opened == nil {
-		if began, err := c.service.trees.tree(b); err == nil && began == c.tree {
+		if r, ok := c.service.trees.residence(b); ok && r.tree == c.tree {
 			return true // this connection has sent its boot script
 		}
 	}
@@ -118,25 +130,23 @@ func (c *bootSession) mayHave(state *fsm.State, channel string, b eboot.Bundle, 
 	return pointedTo(state, channel, b, c.service.now().Add(-age))
 }
 
-// pointedTo reports whether the channel pointed to b's tree at a time, or ageSlack before.
+// pointedTo reports whether the channel pointed to b's tree at a time, give or take
+// ageSlack, and points elsewhere now.
 func pointedTo(state *fsm.State, channel string, b eboot.Bundle, at time.Time) bool {
 	ch, ok := state.Channel(channel)
 	if !ok {
 		return false
 	}
-	since := at.Add(-ageSlack)
-	same := func(ref eboot.Ref) bool {
-		known, ok := state.Bundle(ref, b.ERTS)
-		return ok && known.Manifest == b.Manifest
-	}
+	var since time.Time // when the channel came to what the next move takes it from
 	for _, move := range ch.History {
 		if move.ERTS != b.ERTS {
 			continue
 		}
-		// From ends here; it was in force at that time when this move came later.
-		if same(move.From) && move.At.After(since) {
+		from, ok := state.Bundle(move.From, b.ERTS)
+		if ok && from.Manifest == b.Manifest && !at.Before(since.Add(-ageSlack)) && at.Before(move.At.Add(ageSlack)) {
 			return true
 		}
+		since = move.At
 	}
 	return false
 }
@@ -150,24 +160,27 @@ func (c *bootSession) Fetch(name []byte, pack bool) (bootproto.Content, error) {
 	if err != nil {
 		return content, err
 	}
-	path := string(name)
-	if !c.opened.planned[path] {
-		c.learn(path, content.Size)
+	if !c.opened.planned[string(name)] {
+		c.seen.Requested("eboot_fetch", name)
+		c.learn(name, content.Size)
 	}
 	if pack && content.Reader == nil {
-		if packed, ok := c.tree.pack(path, content.Data); ok {
+		if packed, ok := c.tree.pack(name, content.Data); ok {
 			return bootproto.Content{Data: packed, Size: int64(len(packed)), Packed: true}, nil
 		}
 	}
 	return content, nil
 }
 
-// learn notes that boots like this one need a file.
-func (c *bootSession) learn(path string, size int64) {
-	if until := c.opened.until; until.IsZero() || c.service.now().Before(until) {
-		if c.service.fleet.Learn(c.opened.plan, path, size) {
-			c.opened.learned = true
-		}
+// learn notes that boots like this one need a file. The loader looks for what was sent ahead
+// by the clean path that it asks for, symlinks and all.
+func (c *bootSession) learn(name []byte, size int64) {
+	o := c.opened
+	if !o.booting || !o.until.IsZero() && c.service.now().After(o.until) {
+		return
+	}
+	if path, ok := c.tree.Relative(name); ok && c.service.fleet.Learn(o.plan, path, size) {
+		o.learned = true
 	}
 }
 
@@ -175,7 +188,7 @@ func (c *bootSession) learn(path string, size int64) {
 func (c *bootSession) tellLearned() {
 	if c.opened != nil && c.opened.learned {
 		c.opened.learned = false
-		c.service.pins.learned(c.opened.plan)
+		c.service.exchange.learned(c.opened.plan)
 	}
 }
 
@@ -184,6 +197,7 @@ func (c *bootSession) Report(r bootproto.Report) {
 	if c.opened == nil {
 		return
 	}
+	c.seen.Requested("eboot_report", nil)
 	report := fleet.Report{Switches: r.Switches, Local: r.Local, Phases: make([]eboot.BootMark, len(r.Phases))}
 	for i, p := range r.Phases {
 		report.Phases[i] = eboot.BootMark{Phase: p.Name, AtMS: p.At.Milliseconds()}
@@ -199,9 +213,9 @@ func (c *bootSession) Report(r bootproto.Report) {
 // loader of ours reads it as it was published, like any other file.
 func (c *bootSession) script(entry *eboot.WhitelistEntry, bundle eboot.Bundle, tree *servedTree, name []byte) (bootproto.Content, error) {
 	content, err := tree.Get(name)
-	path, covered := tree.Relative(name)
+	path, size, isFile := tree.Resolve(name)
 	stock := c.service.view.State().ChannelOptions(entry.Channel).Loader == eboot.LoaderStock
-	if err != nil || !covered || stock || content.Size > maxScript {
+	if err != nil || !isFile || stock || size > maxScript {
 		return wireContent(content, err)
 	}
 	published, err := readScript(content)

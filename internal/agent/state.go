@@ -169,13 +169,15 @@ func (a *Agent) recount() {
 	a.followTrees(true)
 }
 
-// forgetPlans drops what was learned of bundles that are gone.
+// forgetPlans drops what was learned of bundles that were here and are gone. Another server
+// may have told of one that this one has not heard of yet.
 func (a *Agent) forgetPlans() {
-	bundles := map[eboot.Digest]bool{}
+	known := a.bundles
+	a.bundles = map[eboot.Digest]bool{}
 	for _, b := range a.view.State().Bundles() {
-		bundles[b.Manifest] = true
+		a.bundles[b.Manifest] = true
 	}
-	a.fleet.KeepPlans(func(manifest eboot.Digest) bool { return bundles[manifest] })
+	a.fleet.KeepPlans(func(manifest eboot.Digest) bool { return a.bundles[manifest] || !known[manifest] })
 }
 
 func (a *Agent) followTrees(recount bool) bool {

@@ -401,7 +401,7 @@ func fileHead(frame []byte) (string, error) {
 	return string(path), nil
 }
 
-// Report tells the server when phases of the boot were reached, since the emulator started.
+// Report tells the server when phases of the boot were reached, since its loader started.
 // There is no reply.
 func (s *Session) Report(phases ...Phase) error {
 	list := List{Tuple{Atom("switches"), s.Switches}, Tuple{Atom("local"), 0}}
