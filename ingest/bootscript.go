@@ -70,7 +70,7 @@ func (r *release) placeVariables(used map[string][]string) []BootVariable {
 			r.report.warn(fmt.Sprintf("the boot script uses $%s, and the bundle has nothing of what it asks for there: slaves need -boot_var %s DIRECTORY", name, name))
 			continue
 		}
-		r.report.note(fmt.Sprintf("the boot script uses $%s: slaves need -boot_var %s %s", name, name, path.Join("ROOTDIR", v.Directory)))
+		r.report.note(fmt.Sprintf("the boot script uses $%s, which eboot's loader finds; with `loader: stock`, slaves need -boot_var %s %s", name, name, path.Join("ROOTDIR", v.Directory)))
 		r.warnOfMissing(v.Directory, name, used[name])
 	}
 	return variables

@@ -45,13 +45,13 @@ func TestRealReleases(t *testing.T) {
 			BootScript: "releases/1.0.0/start.boot", SysConfig: "releases/1.0.0/sys.config", Layout: ingest.LayoutSystools,
 			Variables: []ingest.BootVariable{{Name: "EXT", Directory: "."}},
 			Notes: []string{"merged EXT.tar.gz, the variable tar of $EXT, into the root of the bundle",
-				"the boot script uses $EXT: slaves need -boot_var EXT ROOTDIR"},
+				"the boot script uses $EXT, which eboot's loader finds; with `loader: stock`, slaves need -boot_var EXT ROOTDIR"},
 		}, "greeter-1.0.0/ebin/greeter.beam", nil},
 		{"Mix", fixtures.Mix, ingest.Options{}, ingest.Found{
 			BootScript: "releases/1.0.0/start.boot", SysConfig: "releases/1.0.0/sys.config", Layout: ingest.LayoutMix,
 			Variables: []ingest.BootVariable{{Name: "RELEASE_LIB", Directory: "lib"}},
 			Notes: []string{"left out releases/COOKIE: a cookie is a secret",
-				"the boot script uses $RELEASE_LIB: slaves need -boot_var RELEASE_LIB ROOTDIR/lib"},
+				"the boot script uses $RELEASE_LIB, which eboot's loader finds; with `loader: stock`, slaves need -boot_var RELEASE_LIB ROOTDIR/lib"},
 		}, "lib/greeter-1.0.0/ebin/Elixir.Greeter.Application.beam", nil},
 		{"Rebar3", fixtures.Rebar3, ingest.Options{}, ingest.Found{
 			BootScript: "releases/1.0.0/start.boot", SysConfig: "releases/1.0.0/sys.config", Layout: ingest.LayoutRebar3,

@@ -260,7 +260,7 @@ func (r *release) findConfig() {
 	}
 	for _, dir := range directories {
 		if _, n := r.tree.file(path.Join(dir, "runtime.exs")); n != nil {
-			r.report.warn(fmt.Sprintf("%s is evaluated by mix's own start script, which slaves do not run", path.Join(dir, "runtime.exs")))
+			r.report.note(fmt.Sprintf("%s is evaluated on each slave, where eboot's loader puts it below TMPDIR", path.Join(dir, "runtime.exs")))
 			break
 		}
 	}

@@ -57,7 +57,63 @@ configure() ->
     case {init:get_argument(config), init:get_argument(configfd)} of
         {error, error} -> init:make_permanent(false, root() ++ "/sys");
         _ -> ok
+    end,
+    erl_prim_loader ! {self(), {?MODULE, provider}},
+    Loader = whereis(erl_prim_loader),
+    receive {Loader, Provider} -> provide(Provider) end.
+
+%% provide lets a release of mix evaluate its runtime.exs: Elixir's Config.Provider takes the
+%% names of files from the environment, as mix's start script sets it, and reads them from the slave's own
+%% disk. So they are put there, below TMPDIR. One that would write its result and restart cannot work: the
+%% result would be read through us.
+provide(none) ->
+    ok;
+provide(Provider) ->
+    case {os:getenv("RELEASE_SYS_CONFIG"), os:getenv("EBOOT_RELEASE_ROOT")} of
+        {false, _} -> provide(Provider, new);
+        {_, false} -> ok; % the slave has its own
+        {_, Root} -> provide(Provider, Root) % init:restart/0
     end.
+
+provide(restart, _) ->
+    say("this release restarts after its runtime.exs, which takes a disk; build it with reboot_system_after_config: false");
+provide(Provider, new) ->
+    Root = os:getenv("TMPDIR", "/tmp") ++ "/eboot-" ++ os:getpid() ++ "-" ++ integer_to_list(boot_number(), 36),
+    case prim_file:make_dir(Root) of
+        ok -> provide(Provider, Root);
+        {error, Reason} -> not_provided(Root, Reason)
+    end;
+provide(Provider, Root) ->
+    try
+        {From, To} = directories(Provider, root(), Root),
+        provide_file(From ++ "/sys.config", To ++ "/sys.config"),
+        provide_file(From ++ "/runtime.exs", To ++ "/runtime.exs"),
+        _ = [true = os:putenv(Name, Value) || {Name, Value} <- [{"EBOOT_RELEASE_ROOT", Root}, {"RELEASE_ROOT", Root}, {"RELEASE_SYS_CONFIG", To ++ "/sys"}]],
+        ok
+    catch
+        error:{badmatch, {error, Reason}} -> not_provided(Root, Reason)
+    end.
+
+not_provided(Root, Reason) ->
+    say("the runtime.exs of this release needs files in " ++ Root ++ " (" ++ atom_to_list(Reason) ++ "); set TMPDIR to a directory that can be written").
+
+directories([Part | Parts], From, To) ->
+    Name = "/" ++ binary_to_list(Part),
+    case prim_file:make_dir(To ++ Name) of
+        {error, eexist} -> ok;
+        Made -> ok = Made
+    end,
+    directories(Parts, From ++ Name, To ++ Name);
+directories([], From, To) ->
+    {From, To}.
+
+provide_file(From, To) ->
+    case erl_prim_loader:get_file(From) of
+        {ok, Content, _} -> ok = prim_file:write_file(To, Content);
+        error -> ok
+    end.
+
+say(Text) -> erlang:display_string("eboot: " ++ Text ++ "\n").
 
 init(Parent, Args) ->
     process_flag(trap_exit, true),
@@ -182,6 +238,7 @@ handle({get_cwd, [Drive]}, S) -> call({get_cwd, Drive}, S);
 %% These two kill the stock loader in inet mode.
 handle({set_primary_archive, _, _, _, _}, S) -> {{error, enotsup}, S};
 handle(purge_archive_cache, S) -> {ok, S};
+handle({?MODULE, provider}, #{args := Args} = S) -> {get_value(provider, Args, none), S};
 handle(_, S) -> {ignore, S}.
 
 %% Files.

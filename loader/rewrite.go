@@ -1,8 +1,11 @@
 package loader
 
 import (
+	"bytes"
 	"fmt"
+	"regexp"
 	"slices"
+	"strings"
 
 	"eboot"
 	"eboot/bootproto/etf"
@@ -21,8 +24,28 @@ type Rewriting struct {
 	Script    string // the script's path in the bundle
 	ERTS      string // what the slave asked for in discovery
 	SysConfig bool   // whether the bundle has a sys.config, for slaves that give none
-	Tree      Tree   // the bundle's files
+	Provider  Provider
+	Tree      Tree // the bundle's files
 }
+
+// Provider is how a release of mix is configured when it starts: Elixir's Config.Provider
+// reads runtime.exs, and sys.config again, from the disk of the slave.
+type Provider struct {
+	Directory string // of both, in the bundle; empty: the release has none
+	Restarts  bool   // it writes what it has read and restarts, which takes a disk
+}
+
+// FindProvider looks for a provider in the content of a bundle's sys.config, which stands in
+// directory.
+func FindProvider(sysConfig []byte, directory string) Provider {
+	if !bytes.Contains(sysConfig, []byte("config_provider_init")) {
+		return Provider{}
+	}
+	return Provider{Directory: directory, Restarts: restarts.Match(sysConfig)}
+}
+
+// restarts is how Mix.Release writes the field of Config.Provider.
+var restarts = regexp.MustCompile(`reboot_system_after_config\s*=>\s*true`)
 
 // Rewrite makes a script bring the loader, which then fetches everything else:
 //
@@ -124,7 +147,11 @@ func (w *writer) start(code []byte, r Rewriting) {
 	b = etf.AppendAtom(b, moduleName)
 	b = etf.AppendAtom(etf.AppendTuple(b, 3), moduleName)
 	b = etf.AppendList(etf.AppendAtom(b, "start"), 1)
-	b = etf.AppendList(b, 6)
+	pairs := 6
+	if r.Provider.Directory != "" {
+		pairs++
+	}
+	b = etf.AppendList(b, pairs)
 	b = etf.AppendInteger(pair(b, "version"), argsVersion)
 	b = text(pair(b, "digest"), r.Digest.String())
 	b = text(pair(b, "bundle"), r.Bundle.String())
@@ -138,6 +165,18 @@ func (w *writer) start(code []byte, r Rewriting) {
 	}
 	b = etf.AppendNil(b)
 	b = etf.AppendAtom(pair(b, "config"), fmt.Sprint(r.SysConfig))
+	switch {
+	case r.Provider.Directory == "":
+	case r.Provider.Restarts:
+		b = etf.AppendAtom(pair(b, "provider"), "restart")
+	default:
+		parts := strings.Split(r.Provider.Directory, "/")
+		b = etf.AppendList(pair(b, "provider"), len(parts))
+		for _, part := range parts {
+			b = text(b, part)
+		}
+		b = etf.AppendNil(b)
+	}
 	w.list = etf.AppendNil(etf.AppendNil(b))
 }
 

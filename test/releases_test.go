@@ -3,6 +3,7 @@ package test
 import (
 	"context"
 	"path"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -59,6 +60,38 @@ func TestReleasesBoot(t *testing.T) {
 				boot("stock loader", embedded, flags)
 			}
 		})
+	}
+}
+
+// TestMixEvaluatesRuntimeConfiguration: Elixir reads runtime.exs from the slave's own disk, so
+// our loader puts it there; where it cannot, the console says so.
+func TestMixEvaluatesRuntimeConfiguration(t *testing.T) {
+	erl := testutil.RequireErl(t)
+	const root = "/opt/erlang"
+	archive := fixtures.MixRuntime(t, t.TempDir())
+	s := startServer(t, serverOptions{Roots: []string{root}})
+	s.Allow(t, "127.0.0.0/8")
+	s.publishArchive(t, archive)
+	s.WaitReady(t, erl)
+	boot := func(directory, eval string, embedded bool) testutil.Exit {
+		return testutil.StartSlave(t, erl, testutil.SlaveOptions{
+			Hosts: []string{s.Address}, Root: root, Embedded: embedded, Env: []string{"TMPDIR=" + directory}, Eval: eval,
+		}).Wait(60 * time.Second)
+	}
+	for _, embedded := range []bool{false, true} {
+		directory := t.TempDir()
+		// It restarts once: the second boot finds what the first one has put there.
+		exit := boot(directory, `case os:getenv("AGAIN") of false -> os:putenv("AGAIN", "yes"), init:restart(); _ -> halt(0) end.`, embedded)
+		if exit.Status != 0 || strings.Count(exit.Output, fixtures.MixRuntimeGreeting) != 2 {
+			t.Errorf("embedded %v: status %d, wanted %q twice in its output:\n%s", embedded, exit.Status, fixtures.MixRuntimeGreeting, exit.Output)
+		}
+		if put, err := filepath.Glob(directory + "/eboot-*/releases/*/*"); err != nil || len(put) != 2 {
+			t.Errorf("embedded %v: put %v, %v", embedded, put, err)
+		}
+	}
+	if exit := boot("/nonexistent", "halt(0).", false); exit.Status == 0 || !strings.Contains(exit.Output, "eboot: the runtime.exs of this release needs files in /nonexistent/eboot-") ||
+		!strings.Contains(exit.Output, "(enoent); set TMPDIR") {
+		t.Errorf("status %d, wanted what to do in its output:\n%s", exit.Status, exit.Output)
 	}
 }
 

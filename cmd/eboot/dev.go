@@ -176,20 +176,12 @@ func (c *command) devPublish(ctx context.Context, trial devTrial, from string, p
 		return err
 	}
 	ref := eboot.Ref{Name: "dev", Version: "1"}
-	outcome, found, err := c.publish(ctx, client, ref, from, publishFlags{channel: eboot.DefaultChannel, dereference: true})
+	outcome, _, err := c.publish(ctx, client, ref, from, publishFlags{channel: eboot.DefaultChannel, dereference: true})
 	if err != nil {
 		return err
 	}
 	trial.Publish = outcome
 	trial.Command = []string{"erl", "-loader", "inet", "-hosts", trial.IP.String(), "-id", "dev"}
-	for _, v := range found.Variables {
-		if v.Directory != "" {
-			trial.Command = append(trial.Command, "-boot_var", v.Name, filepath.Join(trial.root, v.Directory))
-		}
-	}
-	if found.SysConfig != "" {
-		trial.Command = append(trial.Command, "-config", filepath.Join(trial.root, "sys"))
-	}
 	return c.print(trial, func(w io.Writer) error {
 		_, err := fmt.Fprintf(w, "serving on %s, API on %s; boot a node that keeps no code on its disk with\n\n  %s\n\n"+
 			"and watch it with `eboot boots --follow --address %s`. Interrupt to stop.\n", trial.IP, trial.API, strings.Join(trial.Command, " "), trial.API)

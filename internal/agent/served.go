@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"iter"
+	"path"
 	"sync"
 
 	"github.com/hashicorp/go-hclog"
@@ -87,7 +88,7 @@ func (t *servedTree) script(b eboot.Bundle, path string, published []byte) rewri
 	}
 	done := rewrittenScript{content: published}
 	rewritten, err := loader.Rewrite(published, loader.Rewriting{
-		Digest: b.Manifest, Bundle: b.Ref(), Script: path, ERTS: b.ERTS, SysConfig: b.SysConfig != "", Tree: t,
+		Digest: b.Manifest, Bundle: b.Ref(), Script: path, ERTS: b.ERTS, SysConfig: b.SysConfig != "", Provider: t.provider(b), Tree: t,
 	})
 	if err != nil {
 		done.err = fmt.Errorf("boot script %s is served as it was published: %w: %w", path, err, eboot.ErrInvalid)
@@ -102,6 +103,18 @@ func (t *servedTree) script(b eboot.Bundle, path string, published []byte) rewri
 		t.scripts[key] = done
 	}
 	return done
+}
+
+// provider looks for one in the bundle's sys.config. One that cannot be read now has none.
+func (t *servedTree) provider(b eboot.Bundle) loader.Provider {
+	if b.SysConfig == "" {
+		return loader.Provider{}
+	}
+	content, err := t.published([]byte(b.SysConfig))
+	if err != nil {
+		return loader.Provider{}
+	}
+	return loader.FindProvider(content, path.Dir(b.SysConfig))
 }
 
 func (t *servedTree) rewritten(key scriptKey) (rewrittenScript, bool) {

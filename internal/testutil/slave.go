@@ -21,6 +21,7 @@ type SlaveOptions struct {
 
 	Embedded bool     // -mode embedded; otherwise interactive, the default of erl
 	Args     []string // further flags, before -eval
+	Env      []string // further variables, "NAME=value"
 
 	// Eval is evaluated once the node is up; it should end the node. Empty: a report
 	// for Slave.Report, then halt(0).
@@ -112,6 +113,7 @@ func StartSlave(t testing.TB, erl Erlang, opts SlaveOptions) *Slave {
 		"ROOTDIR=" + root, "BINDIR=" + bindir, "EMU=beam", "PROGNAME=erl",
 		"ERL_CRASH_DUMP_SECONDS=0",
 	}
+	cmd.Env = append(cmd.Env, opts.Env...)
 	s := &Slave{t: t, started: time.Now()}
 	s.process = startProcess(t, cmd, opts.Namespace)
 	return s
