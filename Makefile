@@ -51,13 +51,13 @@ bench: build ## figures, side by side with OTP's own boot server; BENCH_ROUNDS o
 		go test -run '^$$' -bench . -benchtime $(BENCH_ROUNDS)x -timeout 60m ./test/bench
 
 OTP_DIR ?= $(CURDIR)/bin/otp
-OTP_RUN ?= Suite|Boot|Serve|Loader|Slave|ServerInUse|RollingRestart|Priorities
+OTP_RUN ?= TestSuite|TestLoader|AcceptanceLoader|StockLoader|BootIs|ServesFrom|SlaveWhose|SlaveIs|StuckSlave|ServerInUse|RollingRestart|PrioritiesAreReal
 test-otp: ## boots, serving, failover and the loader with the OTP releases that scripts/otp installs below OTP_DIR (root)
 	scripts/need erl cc ip nft
 	scripts/otp $(OTP_DIR)
 	for erlang in $(OTP_DIR)/*/usr/lib/erlang; do \
 		echo "== ERTS and OTP $$(cat $$erlang/releases/start_erl.data)"; \
-		EBOOT_ERL_ROOT=$${erlang%/usr/lib/erlang} EBOOT_REQUIRE_ERL=1 go test -count=1 -timeout 20m -run '$(OTP_RUN)' ./test; \
+		EBOOT_TEST_ERL_ROOT=$${erlang%/usr/lib/erlang} EBOOT_REQUIRE_ERL=1 go test -count=1 -timeout 20m -run '$(OTP_RUN)' ./test; \
 	done
 
 acceptance: build ## the full counts; prints a report

@@ -133,7 +133,7 @@ func TestAcceptanceLoaderAllServersGone(t *testing.T) {
 				if 2*total > b.normal[embedded].bytes {
 					once.Do(func() {
 						close(struck)
-						for _, d := range b.ways.delays {
+						for _, d := range b.ways.open() {
 							d.Sever()
 						}
 					})

@@ -53,7 +53,9 @@ func setLoader(t testing.TB, client *api.Client, loader string) {
 type ways struct {
 	cluster   *serverCluster
 	addresses []string // of the proxies: -hosts
-	delays    []*testutil.Delay
+
+	mu     sync.Mutex
+	delays []*testutil.Delay
 }
 
 // newWays takes the addresses; Open makes the proxies.
@@ -71,6 +73,8 @@ func newWays(t testing.TB, c *serverCluster) *ways {
 func (w *ways) Open(t testing.TB, set func(i int, opts *testutil.DelayOptions)) {
 	t.Helper()
 	w.Close()
+	w.mu.Lock() // a proxy may be asked before the last is there
+	defer w.mu.Unlock()
 	for i, s := range w.cluster.servers {
 		opts := testutil.DelayOptions{Address: w.addresses[i], Server: s.Address}
 		if set != nil {
@@ -80,18 +84,27 @@ func (w *ways) Open(t testing.TB, set func(i int, opts *testutil.DelayOptions)) 
 	}
 }
 
+// open returns the ways that there are.
+func (w *ways) open() []*testutil.Delay {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return slices.Clone(w.delays)
+}
+
 // Close takes them away.
 func (w *ways) Close() {
-	for _, d := range w.delays {
+	for _, d := range w.open() {
 		d.Close()
 	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
 	w.delays = nil
 }
 
 // Requests are what slaves have sent on all ways, connection after connection.
 func (w *ways) Requests() []testutil.Exchanged {
 	var all []testutil.Exchanged
-	for _, d := range w.delays {
+	for _, d := range w.open() {
 		all = append(all, d.Requests()...)
 	}
 	return all
@@ -100,7 +113,7 @@ func (w *ways) Requests() []testutil.Exchanged {
 // String tells what each server was asked.
 func (w *ways) String() string {
 	var all []string
-	for i, d := range w.delays {
+	for i, d := range w.open() {
 		all = append(all, fmt.Sprintf("%s in %d connections %s", w.cluster.servers[i].Name, d.Connections(), commands(d.Requests())))
 	}
 	return strings.Join(all, "; ")
@@ -109,7 +122,7 @@ func (w *ways) String() string {
 // Received is how many bytes slaves were sent on all ways.
 func (w *ways) Received() int64 {
 	var sum int64
-	for _, d := range w.delays {
+	for _, d := range w.open() {
 		sum += d.Received()
 	}
 	return sum
@@ -252,7 +265,7 @@ func (b *boots) Disturb(embedded bool, p point, deadline time.Duration, do func(
 		once.Do(func() {
 			d.ours = opened(b.ways.Requests())
 			d.reached = true
-			do(used, b.ways.delays[at])
+			do(used, b.ways.open()[at])
 		})
 	}
 	b.ways.Open(b.t, func(i int, opts *testutil.DelayOptions) {

@@ -35,42 +35,47 @@ func TestAcceptanceLoaderMemory(t *testing.T) {
 	const maxMore = 16 << 20
 	// What a process of the runtime system keeps: its heap, and the latest chunk that it read.
 	const maxBinaries, maxMemory = 256 << 10, 1 << 20
-	for _, embedded := range []bool{false, true} {
-		for range 2 { // teach
-			checkNode(t, testutil.StartSlave(t, erl, testutil.SlaveOptions{Hosts: c.Addresses(), Root: slaveRoot, Embedded: embedded,
-				Eval: loaderIsOurs + `, io:format("went well~n"), halt(0).`}), bootDeadline)
-		}
-		peaks := map[string][]int{}
-		for _, loader := range []string{eboot.LoaderStock, eboot.LoaderEboot} {
-			setLoader(t, c.client, loader)
-			check := map[string]string{eboot.LoaderStock: loaderIsStock, eboot.LoaderEboot: loaderIsOurs}[loader]
-			nodes := make([]*testutil.Slave, n)
-			for i := range nodes {
-				nodes[i] = testutil.StartSlave(t, erl, testutil.SlaveOptions{Hosts: c.Addresses(), Root: slaveRoot, Embedded: embedded,
-					Eval: check + "," + heldEval + `, receive after infinity -> ok end.`})
+	start := func(embedded bool, eval string) *testutil.Slave {
+		return testutil.StartSlave(t, erl, testutil.SlaveOptions{Hosts: c.Addresses(), Root: slaveRoot, Embedded: embedded, Eval: eval})
+	}
+	peaks := map[bool]map[string][]int{false: {}, true: {}} // by embedded and loader
+	for loader, eval := range map[string]string{
+		eboot.LoaderStock: loaderIsStock + `, io:format("holds 0 0~n"), receive after infinity -> ok end.`,
+		eboot.LoaderEboot: loaderIsOurs + "," + heldEval + `, receive after infinity -> ok end.`,
+	} {
+		setLoader(t, c.client, loader)
+		var nodes []*testutil.Slave
+		for i := range 2 * n {
+			embedded := i%2 == 1
+			for range 2 { // teaches the server what such a boot needs
+				checkNode(t, start(embedded, `io:format("went well~n"), halt(0).`), bootDeadline)
 			}
-			for _, node := range nodes {
-				testutil.Poll(t, bootDeadline+10*time.Second, "node is to say what it holds", func() bool {
-					if node.Exited() {
-						t.Fatalf("node ended:\n%s", node.Output())
-					}
-					return heldLine.MatchString(node.Output())
-				})
-				peaks[loader] = append(peaks[loader], peakMemory(t, node.PID()))
-				found := heldLine.FindStringSubmatch(node.Output())
-				binaries, _ := strconv.Atoi(found[1])
-				memory, _ := strconv.Atoi(found[2])
-				if loader == eboot.LoaderEboot && (binaries > maxBinaries || memory > maxMemory) {
-					t.Errorf("%s: ten seconds after the boot the loader holds %d bytes of binaries and %d of memory", modeName(embedded), binaries, memory)
+			nodes = append(nodes, start(embedded, eval))
+		}
+		for i, node := range nodes {
+			embedded := i%2 == 1
+			testutil.Poll(t, bootDeadline+10*time.Second, "node is to say what it holds", func() bool {
+				if node.Exited() {
+					t.Fatalf("node ended:\n%s", node.Output())
 				}
-				t.Logf("%s, %s loader: peak %d KiB, then %d bytes of binaries and %d of memory", modeName(embedded), loader,
-					peaks[loader][len(peaks[loader])-1]>>10, binaries, memory)
+				return heldLine.MatchString(node.Output())
+			})
+			peak := peakMemory(t, node.PID())
+			peaks[embedded][loader] = append(peaks[embedded][loader], peak)
+			held := heldLine.FindStringSubmatch(node.Output())
+			binaries, _ := strconv.Atoi(held[1])
+			memory, _ := strconv.Atoi(held[2])
+			if binaries > maxBinaries || memory > maxMemory {
+				t.Errorf("%s: ten seconds after the boot the loader holds %d bytes of binaries and %d of memory", modeName(embedded), binaries, memory)
 			}
-			for _, node := range nodes {
-				node.Kill()
+			t.Logf("%s, %s loader: peak %d KiB", modeName(embedded), loader, peak>>10)
+			if loader == eboot.LoaderEboot {
+				t.Logf("%s: ten seconds after the boot the loader holds %d bytes of binaries and %d of memory", modeName(embedded), binaries, memory)
 			}
+			node.Kill()
 		}
-		setLoader(t, c.client, eboot.LoaderEboot)
+	}
+	for embedded, peaks := range peaks {
 		more := slices.Max(peaks[eboot.LoaderEboot]) - slices.Min(peaks[eboot.LoaderStock])
 		if more > maxMore {
 			t.Errorf("%s: a node takes up to %d KiB more than with the stock loader, want at most %d", modeName(embedded), more>>10, maxMore>>10)

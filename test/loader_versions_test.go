@@ -146,10 +146,10 @@ func TestAcceptanceLoaderPublishInMidBoot(t *testing.T) {
 		if tries%10 == 0 {
 			favourite.Kill()
 		}
-		w.delays[way].Sever()
+		w.open()[way].Sever()
 		exit := checkNode(t, node, bootDeadline)
 		others := 0
-		for j, d := range w.delays {
+		for j, d := range w.open() {
 			if j != way {
 				others += len(d.Requests())
 			}

@@ -33,8 +33,8 @@ type servedTree struct {
 	*bundlefs.Tree
 	logger hclog.Logger
 
-	index  []byte     // the metadata of the tree, as loader.EncodeTree writes it
-	making sync.Mutex // held while a script is rewritten: one at a time
+	index  func() []byte // the metadata of the tree, as loader.EncodeTree writes it
+	making sync.Mutex    // held while a script is rewritten: one at a time
 
 	mu      sync.Mutex
 	scripts map[scriptKey]rewrittenScript
@@ -59,7 +59,7 @@ type rewrittenScript struct {
 
 func newServedTree(tree *bundlefs.Tree, logger hclog.Logger) *servedTree {
 	return &servedTree{
-		Tree: tree, logger: logger, index: loader.EncodeTree(nodes(tree)),
+		Tree: tree, logger: logger, index: sync.OnceValue(func() []byte { return loader.EncodeTree(nodes(tree)) }),
 		scripts: map[scriptKey]rewrittenScript{}, modules: map[eboot.PlanKey][]string{}, packed: map[string][]byte{},
 	}
 }

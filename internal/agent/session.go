@@ -73,7 +73,7 @@ func (c *bootSession) Open(o bootproto.Open) (bootproto.Opened, error) {
 		Control: state.ChannelOptions(entry.Channel).Control == eboot.ControlOn,
 	}
 	if o.Tree {
-		answer.Tree = tree.index
+		answer.Tree = tree.index()
 	}
 	if o.Plan {
 		answer.Plan = tree.plan(c.opened.plan, s.fleet.Plan(c.opened.plan))

@@ -14,7 +14,7 @@
 // way to a distant server, which can be cut off without a word. A Session is the loader's side of the wire
 // extension without a node, small enough to have a thousand.
 //
-// EBOOT_ERL_ROOT names the directory of another system, as scripts/otp makes them: Erlang
+// EBOOT_TEST_ERL_ROOT names the directory of another system, as scripts/otp makes them: Erlang
 // is then that system's, and its nodes run there by chroot.
 //
 // Everything that is started is bound to the test: it ends, with its whole process

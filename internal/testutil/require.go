@@ -18,7 +18,7 @@ type Erlang struct {
 	ERTS string // version of the emulator, such as 13.1.5
 
 	// Chroot is the directory in which its programs run, when it is the installation of
-	// another system below that directory (EBOOT_ERL_ROOT, scripts/otp). They see their own files
+	// another system below that directory (EBOOT_TEST_ERL_ROOT, scripts/otp). They see their own files
 	// there, Root among them, by the same names as this process, and its temporary files, too.
 	Chroot string
 }
@@ -29,7 +29,7 @@ func (e Erlang) ERTSDir() string { return filepath.Join(e.Root, "erts-"+e.ERTS) 
 // BootScript is the boot script a node without flags asks for.
 func (e Erlang) BootScript() string { return filepath.Join(e.Root, "bin", "start.boot") }
 
-// RequireErl finds the Erlang on PATH, or that of the system below EBOOT_ERL_ROOT, an
+// RequireErl finds the Erlang on PATH, or that of the system below EBOOT_TEST_ERL_ROOT, an
 // absolute path. Without one the test is skipped, or fails when EBOOT_REQUIRE_ERL=1 says that there
 // must be one.
 func RequireErl(t testing.TB) Erlang {
@@ -48,7 +48,7 @@ func RequireErl(t testing.TB) Erlang {
 // installation asks erl once for the whole run: its own word is slower than reading
 // the erl script, but scripts differ from one distribution to the next.
 var installation = sync.OnceValues(func() (Erlang, error) {
-	chroot := os.Getenv("EBOOT_ERL_ROOT")
+	chroot := os.Getenv("EBOOT_TEST_ERL_ROOT")
 	erl, err := "/usr/bin/erl", error(nil)
 	if chroot == "" {
 		erl, err = exec.LookPath("erl")
