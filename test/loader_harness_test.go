@@ -257,6 +257,11 @@ type disturbed struct {
 // by another goroutine: it must not fail the test. The ways are closed when it returns.
 func (b *boots) Disturb(embedded bool, p point, deadline time.Duration, do func(used *clusterServer, way *testutil.Delay)) disturbed {
 	b.t.Helper()
+	defer func() {
+		if b.t.Failed() {
+			b.t.Logf("the node asked %s", b.ways)
+		}
+	}()
 	used := b.cluster.Favourite(b.t, b.erl, bootSlave)
 	at := slices.Index(b.cluster.servers, used)
 	var once sync.Once

@@ -17,10 +17,10 @@ func TestAcceptanceStockLoader(t *testing.T) {
 	if os.Getenv(stockLoaderEnvironment) != "" {
 		t.Skip("this is that run")
 	}
-	pattern := "^(TestSuite(InetExisting|InetDisconnects|FileRequests)|TestAcceptanceKillOfTheServerInUse)$"
+	pattern := "^(TestSuite(InetExisting|InetDisconnects|FileRequests))$"
 	if acceptance() {
 		pattern = "^(TestSuite.*|TestConformance|TestDiscoveryConformance|TestViewsDiffer|TestBootIsPinned.*|" +
-			"TestAcceptance(KillOfTheServerInUse|PrioritiesAreReal|RollingRestart|StuckSlave|AddressChange.*|LeaderKilled|PowerCut|Partition))$"
+			"TestAcceptance(PrioritiesAreReal|RollingRestart|StuckSlave|AddressChange.*|LeaderKilled|PowerCut|Partition))$"
 	}
 	self, err := os.Executable()
 	if err != nil {
