@@ -346,7 +346,9 @@ func (c *serverCluster) standing(t testing.TB, erl testutil.Erlang) (*waitingSla
 // as the bytes of the host's order.
 func unread(t testing.TB, address string) bool {
 	t.Helper()
-	table, err := os.ReadFile("/proc/net/tcp")
+	// Not /proc/net: that is of the main thread, which a test may have left in another network
+	// namespace (the runtime cannot end it, as it ends other threads).
+	table, err := os.ReadFile("/proc/thread-self/net/tcp")
 	if err != nil {
 		t.Fatal(err)
 	}
