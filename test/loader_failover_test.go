@@ -62,7 +62,10 @@ func TestAcceptanceLoaderServerKilled(t *testing.T) {
 		for _, p := range b.points(embedded, n) {
 			c.WaitFormed(t)
 			c.WaitReady(t, erl, bootSlave)
-			d := b.Disturb(embedded, p, bootDeadline, func(used *clusterServer, _ *testutil.Delay) { used.Kill() })
+			d := b.Disturb(embedded, p, bootDeadline, func(used *clusterServer, way *testutil.Delay) {
+				way.Refuse()
+				used.Kill()
+			})
 			if !d.reached {
 				t.Logf("%s, %s: the boot was over", modeName(embedded), p)
 				continue

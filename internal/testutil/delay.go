@@ -80,6 +80,11 @@ func (d *Delay) Close() {
 	d.group.Wait()
 }
 
+// Refuse refuses new connections, as the host of a server does whose program has died; those
+// that there are go on. Without it, such a slave would be accepted by the proxy, and reset when the
+// server is not there: a stock loader may miss that, and wait for a minute.
+func (d *Delay) Refuse() { _ = d.tcp.Close() }
+
 // Sever is the death of the server's program as slaves see it: connections are reset, new
 // ones refused, discovery goes unanswered. It may be called repeatedly.
 func (d *Delay) Sever() {

@@ -151,6 +151,16 @@ func TestDelaySevered(t *testing.T) {
 	if got, err := c.ReadFrame(); err != nil || string(got) != "a" {
 		t.Fatalf("reply %q, %v", got, err)
 	}
+	d.Refuse()
+	if _, err := net.DialTimeout("tcp4", address, time.Second); !errors.Is(err, syscall.ECONNREFUSED) {
+		t.Errorf("connection to a proxy that refuses: %v", err)
+	}
+	if err := c.Write(Frame([]byte("b"))); err != nil {
+		t.Fatal(err)
+	}
+	if got, err := c.ReadFrame(); err != nil || string(got) != "b" {
+		t.Errorf("reply over a connection from before: %q, %v", got, err)
+	}
 	d.Sever()
 	if _, err := c.ReadFrame(); !errors.Is(err, syscall.ECONNRESET) && !errors.Is(err, io.EOF) {
 		t.Errorf("read after the death of the server: %v", err)

@@ -145,10 +145,7 @@ func (r *sessionReader) Read(p []byte) (int, error) {
 		patience = max(patience, 20*time.Second)
 	}
 	n, err := r.readWithin(p, patience)
-	var timeout net.Error
-	if errors.As(err, &timeout) && timeout.Timeout() {
-		// Among a thousand sessions in one process it may be this side that was late: what has
-		// arrived meanwhile counts.
+	if timedOut(err) {
 		n, err = r.readWithin(p, 10*time.Millisecond)
 	}
 	r.Bytes += int64(n)
@@ -167,9 +164,21 @@ func (s *Session) send(term any) error {
 	if s.conn == nil {
 		return net.ErrClosed
 	}
-	_ = s.conn.SetWriteDeadline(time.Now().Add(s.opts.Silence))
-	_, err := s.conn.Write(Frame(Encode(term)))
-	return err
+	frame := Frame(Encode(term))
+	for again := true; ; again = false {
+		_ = s.conn.SetWriteDeadline(time.Now().Add(s.opts.Silence))
+		n, err := s.conn.Write(frame)
+		if frame = frame[n:]; !again || !timedOut(err) {
+			return err
+		}
+	}
+}
+
+// timedOut reports whether a deadline has passed. Among a thousand sessions in one process
+// it may be this side that was late, so everything is tried once more after that.
+func timedOut(err error) bool {
+	var timeout net.Error
+	return errors.As(err, &timeout) && timeout.Timeout()
 }
 
 // header reads up to the content of the next frame that says anything.
