@@ -106,7 +106,8 @@ type Bundle struct {
 	Bytes int64 `json:"bytes"` // sum of their sizes
 
 	PublishedAt time.Time `json:"published_at"`
-	Holders     []string  `json:"holders"` // ids of the servers known to hold every blob
+	Protected   bool      `json:"protected,omitempty"` // it is neither removed nor collected
+	Holders     []string  `json:"holders"`             // ids of the servers known to hold every blob
 }
 
 // Ref returns NAME@VERSION of the bundle.
@@ -161,6 +162,8 @@ const (
 	LoaderStock = "stock" // boot scripts are served as they were published
 	ControlOff  = "off"   // a slave lets go of its connection when it does not use it
 	ControlOn   = "on"    // a slave keeps its connection, so that it can be told something
+	LiveOff     = "off"   // a boot sees one bundle from its first byte to its last
+	LiveOn      = "on"    // every request is answered from the newest bundle; implies LoaderStock
 )
 
 // ChannelOptions say how the slaves of a channel boot. The empty text is the default of
@@ -168,6 +171,7 @@ const (
 type ChannelOptions struct {
 	Loader  string `json:"loader,omitempty"`  // LoaderEboot or LoaderStock
 	Control string `json:"control,omitempty"` // ControlOff or ControlOn
+	Live    string `json:"live,omitempty"`    // LiveOff or LiveOn
 }
 
 // Check reports whether each option is empty or one of its words.
@@ -181,6 +185,11 @@ func (o ChannelOptions) Check() error {
 	case "", ControlOff, ControlOn:
 	default:
 		return fmt.Errorf("control %q: want %s or %s: %w", abbreviate(o.Control), ControlOff, ControlOn, ErrInvalid)
+	}
+	switch o.Live {
+	case "", LiveOff, LiveOn:
+	default:
+		return fmt.Errorf("live %q: want %s or %s: %w", abbreviate(o.Live), LiveOff, LiveOn, ErrInvalid)
 	}
 	return nil
 }
@@ -200,10 +209,11 @@ func (o ChannelOptions) With(changes ChannelOptions) ChannelOptions {
 	return ChannelOptions{
 		Loader:  choose(o.Loader, changes.Loader, LoaderEboot),
 		Control: choose(o.Control, changes.Control, ControlOff),
+		Live:    choose(o.Live, changes.Live, LiveOff),
 	}
 }
 
 // Words returns o with each default named.
 func (o ChannelOptions) Words() ChannelOptions {
-	return ChannelOptions{Loader: cmp.Or(o.Loader, LoaderEboot), Control: cmp.Or(o.Control, ControlOff)}
+	return ChannelOptions{Loader: cmp.Or(o.Loader, LoaderEboot), Control: cmp.Or(o.Control, ControlOff), Live: cmp.Or(o.Live, LiveOff)}
 }

@@ -27,12 +27,12 @@ func TestChannelOptionsCheck(t *testing.T) {
 func TestChannelOptionsWith(t *testing.T) {
 	type o = ChannelOptions
 	for _, tc := range []struct{ now, changes, want, words o }{
-		{o{}, o{}, o{}, o{"eboot", "off"}},
-		{o{}, o{"eboot", "off"}, o{}, o{"eboot", "off"}},
-		{o{}, o{"stock", ""}, o{"stock", ""}, o{"stock", "off"}},
-		{o{"stock", ""}, o{"", "on"}, o{"stock", "on"}, o{"stock", "on"}},
-		{o{"stock", "on"}, o{"eboot", ""}, o{"", "on"}, o{"eboot", "on"}},
-		{o{"stock", "on"}, o{}, o{"stock", "on"}, o{"stock", "on"}},
+		{o{}, o{}, o{}, o{"eboot", "off", "off"}},
+		{o{}, o{"eboot", "off", "off"}, o{}, o{"eboot", "off", "off"}},
+		{o{}, o{"stock", "", ""}, o{"stock", "", ""}, o{"stock", "off", "off"}},
+		{o{"stock", "", ""}, o{"", "on", ""}, o{"stock", "on", ""}, o{"stock", "on", "off"}},
+		{o{"stock", "on", ""}, o{"eboot", "", "on"}, o{"", "on", "on"}, o{"eboot", "on", "on"}},
+		{o{"stock", "on", "on"}, o{}, o{"stock", "on", "on"}, o{"stock", "on", "on"}},
 	} {
 		if got := tc.now.With(tc.changes); got != tc.want || got.Words() != tc.words {
 			t.Errorf("%+v with %+v: %+v, in words %+v", tc.now, tc.changes, got, got.Words())

@@ -15,12 +15,14 @@ const (
 	BootQuiet   BootPhase = "quiet"   // no request for a while, and none of a report: up and running
 	BootStarted BootPhase = "started" // the loader reported the end of the boot: up and running
 	BootClosed  BootPhase = "closed"  // the slave closed its connection, as both loaders do after 60 s without use
+	BootFailed  BootPhase = "failed"  // it did not come to its end, or the slave was gone right after; Failure says how
 )
 
-// Boot is one boot of one slave, as one server saw it.
+// Boot is one boot of one slave, as the server saw it that serves it, or did last.
 type Boot struct {
+	BootRecord
 	Slave    netip.Addr `json:"slave"`
-	Server   string     `json:"server"` // id of the server that observed it
+	Server   string     `json:"server"` // id of the server that observed it last
 	ERTS     string     `json:"erts"`
 	Channel  string     `json:"channel"`
 	Bundle   Ref        `json:"bundle"`
@@ -46,6 +48,17 @@ type Boot struct {
 	Lost int64 `json:"lost,omitempty"`
 }
 
+// BootRecord is what the servers need to tell each other of one boot.
+type BootRecord struct {
+	// ID is the same on every server, also when another one takes the slave over.
+	ID string `json:"id"`
+	// Revision rises with every change that other servers are told of.
+	Revision uint64 `json:"revision"`
+	// Failure is why the boot counts as failed; empty: it does not. It stands also when the
+	// phase moves on, because the slave did after all.
+	Failure string `json:"failure,omitempty"`
+}
+
 // CuredBoot is what is known of the boot of a slave that runs eboot's loader.
 type CuredBoot struct {
 	// Number is random and the slave's own: the same for one boot on every connection and
@@ -56,6 +69,8 @@ type CuredBoot struct {
 	Phases    []BootMark `json:"phases,omitempty"`     // what init reached, in the order of the reports
 	Switches  int64      `json:"switches"`             // how often the slave changed its server
 	Local     int64      `json:"local"`                // requests that were answered on the slave
+	// Control: the slave can be told to restart now, over a session that is kept open for that.
+	Control bool `json:"control,omitempty"`
 }
 
 // BootMark is a phase of init and when it was reached: "kernel_load_completed", or
@@ -63,6 +78,24 @@ type CuredBoot struct {
 type BootMark struct {
 	Phase string `json:"phase"`
 	AtMS  int64  `json:"at_ms"` // milliseconds since the slave's loader started, as the slave counts them
+}
+
+// SlaveStatus is a row of the fleet: a slave with one ERTS version that was seen, or an entry
+// of the whitelist of which no slave was.
+type SlaveStatus struct {
+	Slave   netip.Addr        `json:"slave,omitzero"`  // zero: none of this entry was seen
+	Prefix  netip.Prefix      `json:"prefix,omitzero"` // the entry that decides; zero: it is not whitelisted any more
+	Channel string            `json:"channel,omitempty"`
+	Labels  map[string]string `json:"labels,omitempty"`
+	// Next is what the slave gets when it boots now; zero: nothing.
+	Next Ref `json:"next,omitzero"`
+	// Boot is the latest boot that is known; nil: it only asked.
+	Boot     *Boot     `json:"boot,omitempty"`
+	ERTS     string    `json:"erts,omitempty"`
+	LastSeen time.Time `json:"last_seen,omitzero"`
+	Boots    int       `json:"boots"`    // that are remembered
+	Failures int       `json:"failures"` // of them
+	Refusal  string    `json:"refusal,omitempty"`
 }
 
 // Sighting is what one server remembers of one address: the latest discovery,

@@ -76,9 +76,9 @@ func TestJSONOfBoots(t *testing.T) {
 		boot eboot.Boot
 		want string
 	}{
-		{stock, `{"slave":"10.1.2.3","server":"s1","erts":"13.1.5","channel":"stable","bundle":"a@1","manifest":"","loader":"stock",` +
+		{stock, `{"id":"","revision":0,"slave":"10.1.2.3","server":"s1","erts":"13.1.5","channel":"stable","bundle":"a@1","manifest":"","loader":"stock",` +
 			`"phase":"loading","began":"2024-05-06T07:08:09Z","latest":"2024-05-06T07:08:09Z","requests":1,"bytes":2}`},
-		{cured, `{"slave":"10.1.2.3","server":"s1","erts":"13.1.5","channel":"stable","bundle":"a@1","manifest":"","loader":"eboot",` +
+		{cured, `{"id":"","revision":0,"slave":"10.1.2.3","server":"s1","erts":"13.1.5","channel":"stable","bundle":"a@1","manifest":"","loader":"eboot",` +
 			`"phase":"started","began":"2024-05-06T07:08:09Z","latest":"2024-05-06T07:08:09Z","loaded":"2024-05-06T07:08:09Z","requests":1,"bytes":2,` +
 			`"cured":{"number":281474976710655,"mode":"embedded","taken_over":true,"phases":[{"phase":"started","at_ms":812}],"switches":1,"local":30}}`},
 	} {
