@@ -10,10 +10,12 @@ import (
 type Event struct {
 	// ID is unique: "r" and the index of the log entry for a change, else the id of the server
 	// that observed it and a number.
-	ID   string    `json:"id"`
-	At   time.Time `json:"at"`
-	Kind EventKind `json:"kind"`
-	Text string    `json:"text"` // one sentence for people
+	ID string `json:"id"`
+	// Index is that of the log entry; 0: observed by a server.
+	Index uint64    `json:"index,omitempty"`
+	At    time.Time `json:"at"`
+	Kind  EventKind `json:"kind"`
+	Text  string    `json:"text"` // one sentence for people
 
 	Generation uint64       `json:"generation,omitempty"` // after the change
 	Server     string       `json:"server,omitempty"`     // the observer, or the server that it is about

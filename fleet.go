@@ -54,9 +54,10 @@ type BootRecord struct {
 	ID string `json:"id"`
 	// Revision rises with every change that other servers are told of.
 	Revision uint64 `json:"revision"`
-	// Failure is why the boot counts as failed; empty: it does not. It stands also when the
-	// phase moves on, because the slave did after all.
-	Failure string `json:"failure,omitempty"`
+	// Failure is why the boot counts as failed; empty: it does not. A slave that goes on with
+	// its boot after all takes it back.
+	Failure  string    `json:"failure,omitempty"`
+	FailedAt time.Time `json:"failed_at,omitzero"` // when that happened
 }
 
 // CuredBoot is what is known of the boot of a slave that runs eboot's loader.

@@ -1,9 +1,7 @@
 package eboot
 
 import (
-	"encoding/binary"
 	"fmt"
-	"hash/fnv"
 	"maps"
 	"net/netip"
 	"slices"
@@ -50,10 +48,14 @@ type Rollout struct {
 	Stage      int           `json:"stage"` // index of the stage that was begun last
 	StageAt    time.Time     `json:"stage_at"`
 	Totals     []StageTotals `json:"totals"`           // of each stage that was begun
-	Reason     string        `json:"reason,omitempty"` // why it was stopped, aborted or rolled back
+	Reason     string        `json:"reason,omitempty"` // of the latest step: which failures, or what the operator said
 	StartedAt  time.Time     `json:"started_at"`
 	ChangedAt  time.Time     `json:"changed_at"` // latest step
 	Generation uint64        `json:"generation"` // after the latest step that changed what slaves boot
+	// Forgiven is how many failed boots are no reason to end it any more, because an operator
+	// went on in spite of them; ForgivenLoops is the same of slaves that boot again and again.
+	Forgiven      int `json:"forgiven,omitempty"`
+	ForgivenLoops int `json:"forgiven_loops,omitempty"`
 }
 
 // RolloutSpec is what an operator asks of a rollout.
@@ -122,7 +124,7 @@ func (s RolloutSpec) Check() error {
 const AnyLabel = "label"
 
 // Stage selects slaves: those that have all of Labels, and of these Percent in a hundred
-// (0: all), chosen by their address and the rollout.
+// (0: all), chosen by their address, the channel and the target.
 type Stage struct {
 	Name    string            `json:"name"`
 	Percent int               `json:"percent,omitempty"`
@@ -200,9 +202,9 @@ func (s Stage) terms(separator string) string {
 	return text
 }
 
-// Selects reports whether a slave with these labels belongs to the stage of a rollout.
-// Every server must answer alike for ever: it is part of what a slave boots.
-func (s Stage) Selects(rollout string, slave netip.Addr, labels map[string]string) bool {
+// selects reports whether a slave with these labels belongs to the stage. Every server must
+// answer alike for ever: it is part of what a slave boots.
+func (s Stage) selects(seed uint64, slave netip.Addr, labels map[string]string) bool {
 	for key, value := range s.Labels {
 		if key == AnyLabel && labels[key] != value {
 			if !anyLabel(labels, value) {
@@ -212,7 +214,7 @@ func (s Stage) Selects(rollout string, slave netip.Addr, labels map[string]strin
 			return false
 		}
 	}
-	return s.Percent == 0 || s.Percent == 100 || lot(rollout, slave) < uint64(s.Percent)*100
+	return s.Percent == 0 || s.Percent == 100 || lot(seed, slave) < uint64(s.Percent)*100
 }
 
 func anyLabel(labels map[string]string, word string) bool {
@@ -227,14 +229,11 @@ func anyLabel(labels map[string]string, word string) bool {
 	return false
 }
 
-// lot is the place of a slave in a rollout, 0 to 9999, spread evenly.
-func lot(rollout string, slave netip.Addr) uint64 {
-	h := fnv.New64a()
+// lot is the place of a slave among all of one rollout, 0 to 9999, spread evenly.
+func lot(seed uint64, slave netip.Addr) uint64 {
 	address := slave.Unmap().As16()
-	_, _ = h.Write([]byte(rollout)) // a hash takes everything
-	_, _ = h.Write(address[:])
+	x := fnv1a(seed, address[:])
 	// FNV alone leaves the high bits of close addresses alike (finalizer of MurmurHash3).
-	x := binary.BigEndian.Uint64(h.Sum(nil))
 	x ^= x >> 33
 	x *= 0xff51afd7ed558ccd
 	x ^= x >> 33
@@ -243,10 +242,30 @@ func lot(rollout string, slave netip.Addr) uint64 {
 	return x % 10_000
 }
 
+// fnv1a goes on with a hash of FNV-1a, 64 bits. Unlike that of hash/fnv it allocates nothing:
+// each search of a slave asks for it.
+func fnv1a[T string | []byte](hash uint64, text T) uint64 {
+	for i := range len(text) {
+		hash = (hash ^ uint64(text[i])) * 0x100000001b3
+	}
+	return hash
+}
+
+// seed makes percentages fall on the same slaves in a plan, in the rollout, and when it is
+// tried again, and on others for another channel or target.
+func (r *Rollout) seed() uint64 {
+	hash := fnv1a(uint64(0xcbf29ce484222325), r.Channel)
+	for _, text := range [...]string{r.Target.Name, r.Target.Version} {
+		hash = fnv1a(fnv1a(hash, "/"), text)
+	}
+	return hash
+}
+
 // StageOf returns the first stage that selects a slave, begun or not; false: none does.
 func (r *Rollout) StageOf(slave netip.Addr, labels map[string]string) (int, bool) {
+	seed := r.seed()
 	for i, s := range r.Stages {
-		if s.Selects(r.ID, slave, labels) {
+		if s.selects(seed, slave, labels) {
 			return i, true
 		}
 	}

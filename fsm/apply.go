@@ -19,6 +19,7 @@ type transition struct {
 	at      time.Time
 	changed bool // something other than the answers changed
 	boots   bool // what slaves may boot changed: the generation rises
+	events  []eboot.Event
 }
 
 // perform builds the state that follows s when entry index is command c, and
@@ -36,6 +37,7 @@ func (s *State) perform(index uint64, c Command, print fingerprint) (*State, *Re
 		if t.boots {
 			next.generation++
 		}
+		next.record(t)
 	}
 	result.Generation = next.generation
 	if h.check() == nil {
@@ -84,6 +86,7 @@ func (c AllowSlaves) apply(t *transition) error {
 	// its entries touch are copied once.
 	batch := new(bart.Table[*eboot.WhitelistEntry])
 	shared := interner{}
+	var news []*eboot.WhitelistEntry
 	for i := range c.Entries {
 		e := shared.entry(c.Entries[i])
 		if twin, twice := batch.Get(e.Prefix); twice {
@@ -95,18 +98,30 @@ func (c AllowSlaves) apply(t *transition) error {
 		if old, ok := t.next.whitelist.Get(e.Prefix); ok && sameEntry(old, e) {
 			e = old
 		} else {
-			t.changed, t.boots = true, true
+			news = append(news, e)
 		}
 		batch.Insert(e.Prefix, e)
 	}
-	if !t.changed {
+	if len(news) == 0 {
 		return nil
 	}
+	t.changed, t.boots = true, true
+	t.tell(allowed(news))
 	t.next.whitelist = t.next.whitelist.UnionPersist(batch)
 	if n := t.next.whitelist.Size(); n > MaxWhitelistEntries {
 		return fmt.Errorf("whitelist: %d entries, at most %d: %w", n, MaxWhitelistEntries, eboot.ErrTooLarge)
 	}
 	return nil
+}
+
+// allowed tells of entries as one event: there may be thousands.
+func allowed(entries []*eboot.WhitelistEntry) eboot.Event {
+	first := entries[0]
+	e := eboot.Event{Kind: eboot.EventSlavesAllowed, Text: fmt.Sprintf("%d prefixes are allowed, %s and others", len(entries), first.Prefix)}
+	if len(entries) == 1 {
+		e.Text, e.Prefix, e.Channel = fmt.Sprintf("%s is allowed, on channel %s", first.Prefix, first.Channel), first.Prefix, first.Channel
+	}
+	return e
 }
 
 func sameEntry(a, b *eboot.WhitelistEntry) bool {
@@ -126,12 +141,17 @@ func (c DenySlaves) apply(t *transition) error {
 		denied[p] = true
 	}
 	t.changed, t.boots = true, true
+	e := eboot.Event{Kind: eboot.EventSlavesDenied, Text: fmt.Sprintf("%d prefixes are allowed no more, %s and others", len(denied), c.Prefixes[0])}
+	if len(denied) == 1 {
+		e.Text, e.Prefix = fmt.Sprintf("%s is allowed no more", c.Prefixes[0]), c.Prefixes[0]
+	}
+	t.tell(e)
 	return nil
 }
 
 func (c AddBundle) apply(t *transition) error {
 	b := c.Bundle
-	b.PublishedAt = t.at
+	b.PublishedAt, b.Protected = t.at, false
 	b.Holders = slices.DeleteFunc(sortedHolders(b.Holders), t.next.Removed)
 	i, known := t.next.findBundle(b.Ref(), b.ERTS)
 	switch {
@@ -140,6 +160,7 @@ func (c AddBundle) apply(t *transition) error {
 	case !known:
 		t.next.bundles = slices.Insert(slices.Clone(t.next.bundles), i, b)
 		t.changed = true
+		t.tell(eboot.Event{Kind: eboot.EventBundlePublished, Text: fmt.Sprintf("bundle %s for ERTS %s is published", b.Ref(), b.ERTS), Bundle: b.Ref(), ERTS: b.ERTS})
 	default:
 		old := t.next.bundles[i]
 		if err := sameBundle(old, b); err != nil {
@@ -181,6 +202,9 @@ func (c RemoveBundle) apply(t *transition) error {
 		return err
 	}
 	for _, b := range found {
+		if err := t.removable(b); err != nil {
+			return err
+		}
 		var users []string
 		for _, channel := range t.next.channels {
 			if channel.Bundles[b.ERTS] == c.Ref {
@@ -191,6 +215,7 @@ func (c RemoveBundle) apply(t *transition) error {
 			return fmt.Errorf("bundle %s for ERTS %s: channel %s points to it; set the channel to another bundle first: %w",
 				c.Ref, b.ERTS, strings.Join(users, ", "), eboot.ErrConflict)
 		}
+		t.tell(eboot.Event{Kind: eboot.EventBundleRemoved, Text: fmt.Sprintf("bundle %s for ERTS %s is removed", c.Ref, b.ERTS), Bundle: c.Ref, ERTS: b.ERTS})
 	}
 	t.next.bundles = slices.DeleteFunc(slices.Clone(t.next.bundles), func(b eboot.Bundle) bool {
 		return b.Ref() == c.Ref && (c.ERTS == "" || b.ERTS == c.ERTS)
@@ -227,8 +252,17 @@ func (t *transition) target(ref eboot.Ref, erts string) ([]eboot.Bundle, error) 
 	return []eboot.Bundle{b}, nil
 }
 
-// move points a channel to an existing bundle for one ERTS version.
+// move points a channel to an existing bundle for one ERTS version. ErrConflict: a
+// rollout of the channel is under way.
 func (t *transition) move(channel, erts string, to eboot.Ref) error {
+	if err := t.checkFree(channel); err != nil {
+		return err
+	}
+	return t.point(channel, erts, to)
+}
+
+// point is move for those who know better; with the zero Ref the channel points to nothing.
+func (t *transition) point(channel, erts string, to eboot.Ref) error {
 	next, _, err := t.channel(channel)
 	if err != nil {
 		return err
@@ -238,7 +272,15 @@ func (t *transition) move(channel, erts string, to eboot.Ref) error {
 		return nil
 	}
 	bundles := maps.Clone(next.Bundles)
-	bundles[erts] = to
+	if to.IsZero() {
+		delete(bundles, erts)
+	} else {
+		bundles[erts] = to
+	}
+	t.tell(eboot.Event{
+		Kind: eboot.EventChannelMoved, Channel: channel, ERTS: erts, Bundle: to,
+		Text: fmt.Sprintf("channel %s points to %s for ERTS %s, before to %s", channel, orNothing(to), erts, orNothing(from)),
+	})
 	next.Bundles = bundles
 	next.History = append(slices.Clone(next.History), eboot.ChannelMove{Generation: t.next.generation + 1, At: t.at, ERTS: erts, From: from, To: to})
 	if over := len(next.History) - eboot.ChannelHistoryLength; over > 0 {
@@ -247,6 +289,13 @@ func (t *transition) move(channel, erts string, to eboot.Ref) error {
 	t.replace(next)
 	t.changed, t.boots = true, true
 	return nil
+}
+
+func orNothing(ref eboot.Ref) string {
+	if ref.IsZero() {
+		return "nothing"
+	}
+	return ref.String()
 }
 
 // channel returns a channel to be changed, an empty one when it is not known. What it

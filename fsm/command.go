@@ -143,7 +143,8 @@ func (c DenySlaves) check() error {
 // that channel to it in the same step. Its PublishedAt is the header's time, whatever
 // Bundle says. A bundle that is there already with the same manifest stays as it was
 // first published, and Holders are added to it, but for servers that were removed.
-// ErrConflict: it is there with another manifest, boot script or sys.config.
+// Whether it is Protected is not the bundle's to say: see ProtectBundle. ErrConflict: it is
+// there with another manifest, boot script or sys.config, or a rollout of Channel is under way.
 type AddBundle struct {
 	Header  `json:"-"`
 	Bundle  eboot.Bundle `json:"bundle"`
@@ -176,7 +177,7 @@ func (c AddBundle) check() error {
 // withoutTime blanks what Apply takes from the header, so that a repeated request
 // has the same content as the first.
 func (c AddBundle) withoutTime() AddBundle {
-	c.Bundle.PublishedAt = time.Time{}
+	c.Bundle.PublishedAt, c.Bundle.Protected = time.Time{}, false
 	c.Bundle.Holders = sortedHolders(c.Bundle.Holders)
 	return c
 }
@@ -188,7 +189,8 @@ func sortedHolders(holders []string) []string {
 }
 
 // RemoveBundle takes a bundle out of the index: for one ERTS version, or for all
-// of them when ERTS is empty. ErrNotFound: there is none; ErrConflict: a channel points to it.
+// of them when ERTS is empty. ErrNotFound: there is none; ErrConflict: a channel points to
+// it, a rollout that is under way needs it, or it is protected.
 type RemoveBundle struct {
 	Header `json:"-"`
 	Ref    eboot.Ref `json:"bundle"`
@@ -201,7 +203,8 @@ func (c RemoveBundle) check() error { return checkTarget(c.Ref, c.ERTS) }
 
 // SetChannel points a channel to a bundle: for one ERTS version, or for every one
 // that Ref was published for when ERTS is empty. Other ERTS versions of the channel
-// stay. The channel is made when it does not exist. ErrNotFound: there is no such bundle.
+// stay. The channel is made when it does not exist. ErrNotFound: there is no such bundle;
+// ErrConflict: a rollout of the channel is under way.
 type SetChannel struct {
 	Header  `json:"-"`
 	Channel string    `json:"channel"`

@@ -1,6 +1,7 @@
 // Package fsm is the replicated state of a cluster: the whitelist, the bundle
-// index with who holds what, the channels, the cluster's identity and version, which
-// servers are drained and which were removed, and the answers to recent requests.
+// index with who holds what, the channels and their rollouts, the cluster's identity and
+// version, which servers are drained and which were removed, the latest changes as events,
+// and the answers to recent requests.
 //
 // State is one version of it, immutable: every read is without a lock, and a
 // snapshot is the pointer. Machine holds the newest State behind an atomic pointer
@@ -27,6 +28,11 @@
 // the leader raises State.Version (RaiseVersion) when all servers, those without a
 // vote too, run programs that know it. It is never lowered. A proposer compares the
 // two first: an entry that some server cannot read would halt that server.
+//
+// What a slave boots is Target: what its channel points to or, while a rollout is under
+// way, the target of that for the slaves of the stages that were begun. How a rollout goes
+// on is package rollout's; here it gets its commands, moves its channel, and keeps
+// everything else from moving it meanwhile.
 //
 // The package starts no goroutine. Machine.Apply and Machine.Restore are called by
 // one goroutine at a time; everything else may be called by many.

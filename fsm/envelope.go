@@ -28,13 +28,20 @@ const (
 	kindRemoveServer kind = 9
 	kindRaiseVersion kind = 10
 	kindConfigure    kind = 11
+
+	kindStartRollout   kind = 12
+	kindObserveRollout kind = 13
+	kindSteerRollout   kind = 14
+	kindProtectBundle  kind = 15
+	kindUndoChannel    kind = 16
 )
 
 // kinds is what there is to know of each type.
 var kinds = [...]struct {
 	name string
 	// minimum is the cluster version from which on a command of this type may be
-	// proposed: the first that every program knows which knows the type.
+	// proposed: the first that every program knows which knows the type. What was added
+	// to a type later is in MinimumVersion.
 	minimum int
 	read    func(Header, []byte) (Command, error) // nil: there is no such type
 }{
@@ -49,6 +56,12 @@ var kinds = [...]struct {
 	kindRemoveServer: {"remove server", firstVersion, read[RemoveServer]},
 	kindRaiseVersion: {"raise version", firstVersion, read[RaiseVersion]},
 	kindConfigure:    {"configure channel", optionsVersion, read[ConfigureChannel]},
+
+	kindStartRollout:   {"start rollout", rolloutVersion, read[StartRollout]},
+	kindObserveRollout: {"observe rollout", rolloutVersion, read[ObserveRollout]},
+	kindSteerRollout:   {"steer rollout", rolloutVersion, read[SteerRollout]},
+	kindProtectBundle:  {"protect bundle", rolloutVersion, read[ProtectBundle]},
+	kindUndoChannel:    {"undo channel", rolloutVersion, read[UndoChannel]},
 }
 
 func (k kind) known() bool { return int(k) < len(kinds) && kinds[k].read != nil }
@@ -62,7 +75,19 @@ func (k kind) String() string {
 
 // MinimumVersion returns the cluster version that a command needs. Proposed to a
 // cluster whose State.Version is lower, it would halt the servers that do not know it.
-func MinimumVersion(c Command) int { return kinds[c.kind()].minimum }
+func MinimumVersion(c Command) int {
+	later := false
+	switch c := c.(type) {
+	case ConfigureChannel:
+		later = c.Options.Live != ""
+	case AddBundle:
+		later = c.Bundle.Protected // Encode leaves it out; an entry from outside may have it
+	}
+	if later {
+		return rolloutVersion
+	}
+	return kinds[c.kind()].minimum
+}
 
 // commandVersion is the version byte that this server writes and reads, of every type.
 const commandVersion = 1
@@ -122,6 +147,21 @@ func (c RemoveServer) Encode() ([]byte, error) { return encode(c) }
 
 // Encode returns the log entry; ErrInvalid, or ErrTooLarge above MaxCommandSize.
 func (c ConfigureChannel) Encode() ([]byte, error) { return encode(c) }
+
+// Encode returns the log entry; ErrInvalid, or ErrTooLarge above MaxCommandSize.
+func (c StartRollout) Encode() ([]byte, error) { return encode(c) }
+
+// Encode returns the log entry; ErrInvalid, or ErrTooLarge above MaxCommandSize.
+func (c ObserveRollout) Encode() ([]byte, error) { return encode(c) }
+
+// Encode returns the log entry; ErrInvalid, or ErrTooLarge above MaxCommandSize.
+func (c SteerRollout) Encode() ([]byte, error) { return encode(c) }
+
+// Encode returns the log entry; ErrInvalid, or ErrTooLarge above MaxCommandSize.
+func (c ProtectBundle) Encode() ([]byte, error) { return encode(c) }
+
+// Encode returns the log entry; ErrInvalid, or ErrTooLarge above MaxCommandSize.
+func (c UndoChannel) Encode() ([]byte, error) { return encode(c) }
 
 // Encode returns the log entry; ErrInvalid, also for a version above Version: a
 // program cannot know what such a version needs, and it is never lowered again.

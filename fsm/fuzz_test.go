@@ -3,6 +3,7 @@ package fsm
 import (
 	"bytes"
 	"encoding/binary"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"testing"
@@ -29,16 +30,22 @@ func addGolden(f *testing.F, pattern string) {
 // can be written and read again.
 func FuzzCommandDecode(f *testing.F) {
 	addGolden(f, "*.command")
+	whole := newLog(f)
+	for _, c := range example() {
+		whole.must(c.command)
+	}
 	f.Fuzz(func(t *testing.T, entry []byte) {
 		c, print, halt := decode(entry)
 		if halt != nil {
 			return
 		}
-		s, r := emptyState().perform(1, c, print)
-		if r.Err != nil && r.Changed {
-			t.Fatalf("refused and changed: %+v", r)
+		for _, before := range []*State{emptyState(), New(whole.machine.State()).State()} {
+			s, r := before.perform(before.index+1, c, print)
+			if r.Err != nil && r.Changed {
+				t.Fatalf("refused and changed: %+v", r)
+			}
+			reread(t, s)
 		}
-		reread(t, s)
 	})
 }
 
@@ -58,7 +65,15 @@ func FuzzRestore(f *testing.F) {
 			if again.Digest() != s.Digest() {
 				t.Fatal("the digest changed")
 			}
-			New(s).Apply(s.Index()+1, mustEncode(t, SetChannel{Header: Header{RequestID: "fuzz"}, Channel: "stable", Ref: refOf("otp@26.0")}))
+			m := New(s)
+			m.Apply(s.Index()+1, mustEncode(t, SetChannel{Header: Header{RequestID: "fuzz"}, Channel: "stable", Ref: refOf("otp@26.0")}))
+			for _, r := range s.Rollouts() {
+				if eboot.CheckName("channel", r.Channel) != nil {
+					continue
+				}
+				s.Target(&eboot.WhitelistEntry{Channel: r.Channel}, netip.MustParseAddr("10.1.2.3"), "13.1.5")
+				m.Apply(s.Index()+2, mustEncode(t, SteerRollout{Header: Header{RequestID: "fuzz-" + r.Channel}, Channel: r.Channel, Action: eboot.RolloutPromote}))
+			}
 		}
 	})
 }

@@ -71,6 +71,18 @@ func bundleOf(name, version, erts, content string) eboot.Bundle {
 	}
 }
 
+func specOf(stages ...string) eboot.RolloutSpec {
+	s := eboot.RolloutSpec{MaxFailures: 2, DeadlineMS: 60_000, MinHealthyMS: 30_000}
+	for _, text := range stages {
+		stage, err := eboot.ParseStage(text)
+		if err != nil {
+			panic(err)
+		}
+		s.Stages = append(s.Stages, stage)
+	}
+	return s
+}
+
 func refOf(s string) eboot.Ref {
 	r, err := eboot.ParseRef(s)
 	if err != nil {
@@ -123,8 +135,10 @@ func golden(t *testing.T, name string, got []byte) {
 
 // snapshotsAfter names the golden snapshot that is taken after an example: the
 // first has nothing of servers, as states before several servers were, the second
-// nothing of options of channels.
-var snapshotsAfter = map[string]string{"remove_bundle": "state.snapshot", "raise_version": "servers.snapshot", "move_configured": "options.snapshot"}
+// nothing of options of channels, the third nothing of rollouts and events.
+var snapshotsAfter = map[string]string{
+	"remove_bundle": "state.snapshot", "raise_version": "servers.snapshot", "move_configured": "options.snapshot", "pause_rollout": "rollouts.snapshot",
+}
 
 // example is one of each command.
 func example() []struct {
@@ -160,6 +174,15 @@ func example() []struct {
 		{"configure_and_move", ConfigureChannel{Header: h(15), Channel: "canary", Options: eboot.ChannelOptions{Control: eboot.ControlOn}, Ref: refOf("otp@26.0"), ERTS: "13.1.5"}},
 		{"add_later_bundle", AddBundle{Header: h(16), Bundle: bundleOf("otp", "27.0", "13.1.5", "three")}},
 		{"move_configured", SetChannel{Header: h(17), Channel: "stable", Ref: refOf("otp@27.0")}},
+		{"raise_to_rollouts", RaiseVersion{Header: h(18), Version: 3}},
+		{"configure_live", ConfigureChannel{Header: h(19), Channel: "canary", Options: eboot.ChannelOptions{Live: eboot.LiveOn}}},
+		{"protect_bundle", ProtectBundle{Header: h(20), Ref: refOf("otp@26.0"), Protected: true}},
+		{"start_rollout", StartRollout{Header: h(21), ID: "5a0c1f3e-0001", Channel: "stable", Ref: refOf("otp@26.0"), Spec: specOf("canary:rack=r1", "100%")}},
+		{"observe_rollout", ObserveRollout{Header: h(22), Channel: "stable", ID: "5a0c1f3e-0001", Totals: []eboot.StageTotals{{Booted: 2, Healthy: 1, Failed: 1, Failures: 2}}}},
+		{"promote_rollout", SteerRollout{Header: h(23), Channel: "stable", Action: eboot.RolloutPromoteFull, Reason: "looks good"}},
+		{"undo_channel", UndoChannel{Header: h(24), Channel: "stable"}},
+		{"start_other_rollout", StartRollout{Header: h(25), ID: "5a0c1f3e-0002", Channel: "canary", Ref: refOf("otp@27.0"), Spec: specOf("10%", "100%")}},
+		{"pause_rollout", SteerRollout{Header: h(26), Channel: "canary", ID: "5a0c1f3e-0002", Action: eboot.RolloutPause}},
 	}
 }
 

@@ -33,11 +33,11 @@ func New(initial *State) *Machine {
 	return m
 }
 
-// begin makes s the newest state. Its answers are clipped: another machine may
-// have begun with the same State, and appends to them too.
+// begin makes s the newest state. Its answers and events are clipped: another machine
+// may have begun with the same State, and appends to them too.
 func (m *Machine) begin(s *State) {
 	own := s.successor(s.index)
-	own.answers = slices.Clip(s.answers)
+	own.answers, own.events = slices.Clip(s.answers), slices.Clip(s.events)
 	m.requests = make(map[string]*answer, len(own.answers))
 	for _, a := range own.answers {
 		m.requests[a.Request] = a

@@ -27,6 +27,12 @@ type model struct {
 	drained    map[string]bool
 	removed    map[string]bool
 	version    int
+
+	history   map[string][]eboot.ChannelMove
+	protected map[[3]string]bool
+	rollouts  map[string]eboot.Rollout
+	quiet     bool // the latest command has no event, though it may have changed something
+	events    int
 }
 
 func newModel() *model {
@@ -34,6 +40,7 @@ func newModel() *model {
 		whitelist: map[netip.Prefix]eboot.WhitelistEntry{}, bundles: map[[3]string]eboot.Bundle{}, channels: map[[2]string]eboot.Ref{},
 		options: map[string]eboot.ChannelOptions{},
 		holders: map[[3]string]map[string]bool{}, drained: map[string]bool{}, removed: map[string]bool{}, version: 1,
+		history: map[string][]eboot.ChannelMove{}, protected: map[[3]string]bool{}, rollouts: map[string]eboot.Rollout{},
 	}
 }
 
@@ -59,8 +66,14 @@ func (m *model) versions(ref eboot.Ref, erts string) []string {
 }
 
 func (m *model) move(channel, erts string, ref eboot.Ref) bool {
-	moved := m.channels[[2]string{channel, erts}] != ref
-	m.channels[[2]string{channel, erts}] = ref
+	from := m.channels[[2]string{channel, erts}]
+	moved := from != ref
+	if moved {
+		m.history[channel] = append(m.history[channel], eboot.ChannelMove{Generation: m.generation + 1, ERTS: erts, From: from, To: ref})
+	}
+	if m.channels[[2]string{channel, erts}] = ref; ref.IsZero() {
+		delete(m.channels, [2]string{channel, erts})
+	}
 	if _, known := m.options[channel]; !known {
 		m.options[channel] = eboot.ChannelOptions{}
 	}
@@ -80,9 +93,13 @@ func (m *model) apply(c Command) (bool, error) {
 	if want := c.header().ExpectGeneration; want != nil && *want != m.generation {
 		return false, eboot.ErrConflict
 	}
+	m.quiet = false
 	changed, boots, err := m.change(c)
 	if boots {
 		m.generation++
+	}
+	if (changed || boots) && !m.quiet && m.version >= rolloutVersion {
+		m.events++
 	}
 	return changed || boots, err
 }
@@ -97,6 +114,7 @@ func unwrapped(c Command) Command {
 func (m *model) change(c Command) (changed, boots bool, err error) {
 	switch c := unwrapped(c).(type) {
 	case Init:
+		m.quiet = true
 		if m.cluster == "" {
 			m.cluster, changed = c.ClusterID, true
 		}
@@ -129,6 +147,9 @@ func (m *model) change(c Command) (changed, boots bool, err error) {
 		if ok && old.Manifest != c.Bundle.Manifest {
 			return false, false, eboot.ErrConflict
 		}
+		if c.Channel != "" && m.underWay(c.Channel) {
+			return false, false, eboot.ErrConflict
+		}
 		if !ok {
 			m.bundles[key], m.holders[key], changed = c.Bundle, map[string]bool{}, true
 		}
@@ -138,10 +159,14 @@ func (m *model) change(c Command) (changed, boots bool, err error) {
 		if c.Channel != "" {
 			boots = m.move(c.Channel, c.Bundle.ERTS, c.Bundle.Ref())
 		}
+		m.quiet = ok && !boots
 	case RemoveBundle:
 		found := m.versions(c.Ref, c.ERTS)
 		if len(found) == 0 {
 			return false, false, eboot.ErrNotFound
+		}
+		if m.needed(c.Ref, found) {
+			return false, false, eboot.ErrConflict
 		}
 		for key, ref := range m.channels {
 			if ref == c.Ref && slices.Contains(found, key[1]) {
@@ -152,12 +177,16 @@ func (m *model) change(c Command) (changed, boots bool, err error) {
 			key := [3]string{c.Ref.Name, c.Ref.Version, erts}
 			delete(m.bundles, key)
 			delete(m.holders, key)
+			delete(m.protected, key)
 		}
 		changed = true
 	case SetChannel:
 		found := m.versions(c.Ref, c.ERTS)
 		if len(found) == 0 {
 			return false, false, eboot.ErrNotFound
+		}
+		if m.underWay(c.Channel) {
+			return false, false, eboot.ErrConflict
 		}
 		for _, erts := range found {
 			boots = m.move(c.Channel, erts, c.Ref) || boots
@@ -182,10 +211,17 @@ func (m *model) change(c Command) (changed, boots bool, err error) {
 		case "off":
 			next.Control = ""
 		}
+		switch c.Options.Live {
+		case "on":
+			next.Live = "on"
+		case "off":
+			next.Live = ""
+		}
 		m.options[c.Channel] = next
 		changed = changed || !known || next != old
-		boots = boots || next.Loader != old.Loader
+		boots = boots || next.Loader != old.Loader || next.Live != old.Live
 	case HoldBundle:
+		m.quiet = true
 		if m.removed[c.Server] {
 			return false, false, eboot.ErrConflict
 		}
@@ -210,6 +246,8 @@ func (m *model) change(c Command) (changed, boots bool, err error) {
 	case RaiseVersion:
 		changed = c.Version > m.version
 		m.version = max(m.version, c.Version)
+	default:
+		return m.changeRollouts(c)
 	}
 	return changed, boots, nil
 }
@@ -237,6 +275,7 @@ var (
 	drawOptions = rapid.Custom(func(t *rapid.T) eboot.ChannelOptions {
 		o := eboot.ChannelOptions{
 			Loader: rapid.SampledFrom([]string{"", "eboot", "stock"}).Draw(t, "loader"), Control: rapid.SampledFrom([]string{"", "off", "on"}).Draw(t, "control"),
+			Live: rapid.SampledFrom([]string{"", "", "off", "on"}).Draw(t, "live"),
 		}
 		if o == (eboot.ChannelOptions{}) {
 			o.Loader = eboot.LoaderEboot
@@ -247,10 +286,17 @@ var (
 )
 
 func drawCommand(t *rapid.T, h Header) Command {
-	switch rapid.SampledFrom([]kind{
+	return drawOf(t, h, rapid.SampledFrom([]kind{
 		kindInit, kindAllowSlaves, kindAllowSlaves, kindDenySlaves, kindAddBundle, kindAddBundle, kindRemoveBundle, kindSetChannel,
-		kindHoldBundle, kindHoldBundle, kindSetDrained, kindRemoveServer, kindRaiseVersion, kindConfigure, kindConfigure,
-	}).Draw(t, "kind") {
+		kindHoldBundle, kindHoldBundle, kindSetDrained, kindRemoveServer, kindRaiseVersion, kindConfigure, kindConfigure, kindSetChannel, kindSetChannel,
+		kindStartRollout, kindObserveRollout, kindSteerRollout, kindProtectBundle, kindUndoChannel,
+	}).Draw(t, "kind"))
+}
+
+func drawOf(t *rapid.T, h Header, k kind) Command {
+	switch k {
+	case kindStartRollout, kindObserveRollout, kindSteerRollout, kindProtectBundle, kindUndoChannel:
+		return drawRolloutCommand(t, h, k)
 	case kindInit:
 		return Init{Header: h, ClusterID: rapid.SampledFrom([]string{"x", "y"}).Draw(t, "cluster")}
 	case kindAllowSlaves:
@@ -288,17 +334,39 @@ func drawCommand(t *rapid.T, h Header) Command {
 
 // TestModel runs random commands through two machines, one of which is replaced
 // by its own snapshot now and then, and the model.
-func TestModel(t *testing.T) {
+func TestModel(t *testing.T) { checkModel(t, nil, drawCommand) }
+
+// TestModelOfRollouts has bundles to begin with, and few other commands.
+func TestModelOfRollouts(t *testing.T) {
+	var prepared []Command
+	for i := range 4 {
+		b := bundleOf("otp", fmt.Sprint(1+i%2), []string{"13.1", "14.0"}[i/2], fmt.Sprint(i))
+		prepared = append(prepared, AddBundle{Header: Header{RequestID: fmt.Sprint("prepare", i)}, Bundle: b, Channel: []string{"stable", ""}[i%2]})
+	}
+	checkModel(t, append(prepared, RaiseVersion{Header: Header{RequestID: "raise"}, Version: Version}), func(t *rapid.T, h Header) Command {
+		return drawOf(t, h, rapid.SampledFrom([]kind{
+			kindSteerRollout, kindStartRollout, kindObserveRollout, kindUndoChannel, kindSetChannel, kindRemoveBundle, kindProtectBundle, kindAddBundle, kindConfigure,
+		}).Draw(t, "kind"))
+	})
+}
+
+// checkModel applies some commands and then what is drawn.
+func checkModel(t *testing.T, prepared []Command, draw func(*rapid.T, Header) Command) {
 	rapid.Check(t, func(t *rapid.T) {
 		a, b, naive := New(nil), New(nil), newModel()
 		older := map[*State]eboot.Digest{}
-		for i := range rapid.IntRange(1, 30).Draw(t, "commands") {
+		for i := range len(prepared) + rapid.IntRange(1, 30).Draw(t, "commands") {
 			h := Header{RequestID: fmt.Sprint("r", i), At: int64(i)}
 			if rapid.IntRange(0, 4).Draw(t, "expect") == 0 {
 				g := naive.generation + uint64(rapid.IntRange(0, 1).Draw(t, "wrong"))
 				h.ExpectGeneration = &g
 			}
-			c := drawCommand(t, h)
+			var c Command
+			if i < len(prepared) {
+				c = prepared[i]
+			} else {
+				c = draw(t, h)
+			}
 			entry, err := c.Encode()
 			if err != nil {
 				t.Fatal(err)
@@ -307,11 +375,14 @@ func TestModel(t *testing.T) {
 			if other := b.Apply(uint64(i+1), entry).(*Result); other.Changed != got.Changed || other.Generation != got.Generation || (other.Err == nil) != (got.Err == nil) {
 				t.Fatalf("two machines answer %+v and %+v", got, other)
 			}
+			events := naive.events
 			changed, wrong := naive.apply(c)
 			if got.Changed != changed || got.Generation != naive.generation || !errors.Is(got.Err, wrong) || (wrong == nil) != (got.Err == nil) {
 				t.Fatalf("%+v: answer %+v, want changed %v, generation %d, error %v", c, got, changed, naive.generation, wrong)
 			}
 			compare(t, a.State(), naive)
+			compareRollouts(t, a.State(), naive)
+			checkEvents(t, a.State(), naive.events > events)
 			older[a.State()] = eboot.DigestOf(rewrite(t, a.State()))
 			if rapid.IntRange(0, 5).Draw(t, "snapshot") == 0 {
 				if err := b.Restore(bytes.NewReader(rewrite(t, b.State()))); err != nil {
@@ -386,8 +457,14 @@ func compare(t *rapid.T, s *State, m *model) {
 			t.Fatalf("channel %s has options %+v, model %v %+v", c.Name, c.Options, known, want)
 		}
 		if want != (eboot.ChannelOptions{}) {
-			minimum = optionsVersion
+			minimum = max(minimum, optionsVersion)
 		}
+		if want.Live != "" {
+			minimum = rolloutVersion
+		}
+	}
+	if m.events > 0 || len(m.rollouts) > 0 || len(m.protected) > 0 {
+		minimum = rolloutVersion
 	}
 	if len(s.Channels()) != len(m.options) || s.MinimumVersion() != minimum {
 		t.Fatalf("%d channels, minimum version %d; model %d, %d", len(s.Channels()), s.MinimumVersion(), len(m.options), minimum)

@@ -12,8 +12,10 @@ import (
 // are. The channel is made when it does not exist, without a bundle if need be.
 // ErrNotFound: there is no such bundle.
 //
-// The generation rises when the loader changes, which is part of what slaves boot, and
-// not for the control, which is not.
+// ErrConflict: it is to be pointed to a bundle while a rollout of it is under way.
+//
+// The generation rises when the loader changes or live does, which are part of what slaves
+// boot, and not for the control, which is not.
 type ConfigureChannel struct {
 	Header  `json:"-"`
 	Channel string               `json:"channel"`
@@ -57,7 +59,12 @@ func (c ConfigureChannel) apply(t *transition) error {
 	}
 	t.replace(next)
 	t.changed = true
-	t.boots = t.boots || next.Options.Loader != old.Loader
+	t.boots = t.boots || next.Options.Loader != old.Loader || next.Options.Live != old.Live
+	words := next.Options.Words()
+	t.tell(eboot.Event{
+		Kind: eboot.EventChannelConfigured, Channel: c.Channel,
+		Text: fmt.Sprintf("channel %s has loader %s, control %s, live %s", c.Channel, words.Loader, words.Control, words.Live),
+	})
 	return nil
 }
 
@@ -74,6 +81,10 @@ func (s *State) ChannelOptions(name string) eboot.ChannelOptions {
 // MinimumVersion is the cluster version that a program must know to read the state: a
 // cluster that is at a lower one must not be given it. See MinimumVersion of commands.
 func (s *State) MinimumVersion() int {
+	if len(s.rollouts) > 0 || len(s.events) > 0 || slices.ContainsFunc(s.bundles, func(b eboot.Bundle) bool { return b.Protected }) ||
+		slices.ContainsFunc(s.channels, func(c eboot.Channel) bool { return c.Options.Live != "" }) {
+		return rolloutVersion
+	}
 	if slices.ContainsFunc(s.channels, func(c eboot.Channel) bool { return c.Options != eboot.ChannelOptions{} }) {
 		return optionsVersion
 	}

@@ -16,11 +16,12 @@ const (
 
 // Version is the highest cluster version that this program knows: the value that
 // it may propose with RaiseVersion.
-const Version = optionsVersion
+const Version = rolloutVersion
 
 const (
 	firstVersion   = 1 // of a cluster that was never raised
 	optionsVersion = 2 // channels have options
+	rolloutVersion = 3 // rollouts, events, protected bundles, live channels, undo
 )
 
 // HoldBundle says that a server holds every blob of the bundles with these
@@ -124,6 +125,7 @@ func (c SetDrained) apply(t *transition) error {
 	}
 	t.changed = true
 	if !c.Drained {
+		t.tell(eboot.Event{Kind: eboot.EventServerUndrained, Text: fmt.Sprintf("slaves may go to server %s again", c.Server), Server: c.Server})
 		t.next.drained = slices.Delete(slices.Clone(t.next.drained), i, i+1)
 		return nil
 	}
@@ -131,6 +133,7 @@ func (c SetDrained) apply(t *transition) error {
 		return fmt.Errorf("server %s: %d servers are drained already, which is the limit: %w", c.Server, len(t.next.drained), eboot.ErrTooLarge)
 	}
 	t.next.drained = slices.Insert(slices.Clone(t.next.drained), i, c.Server)
+	t.tell(eboot.Event{Kind: eboot.EventServerDrained, Text: fmt.Sprintf("slaves are to go to other servers than %s", c.Server), Server: c.Server})
 	return nil
 }
 
@@ -142,12 +145,14 @@ func (c RemoveServer) apply(t *transition) error {
 	t.next.removed = append(slices.Clone(t.next.removed[over:]), c.Server)
 	t.next.drained = without(t.next.drained, c.Server)
 	t.changed = true
+	t.tell(eboot.Event{Kind: eboot.EventServerRemoved, Text: fmt.Sprintf("server %s was removed from the cluster", c.Server), Server: c.Server})
 	return t.changeHolders(func(b eboot.Bundle) ([]string, error) { return without(b.Holders, c.Server), nil })
 }
 
 func (c RaiseVersion) apply(t *transition) error {
 	if c.Version > t.next.Version() {
 		t.next.version, t.changed = c.Version, true
+		t.tell(eboot.Event{Kind: eboot.EventVersionRaised, Text: fmt.Sprintf("the cluster is at version %d", c.Version)})
 	}
 	return nil
 }

@@ -47,15 +47,19 @@ type document struct {
 	Version    int             `json:"version,omitempty"` // absent: never raised
 	Drained    []string        `json:"drained,omitempty"`
 	Removed    []string        `json:"removed,omitempty"`
+
+	Rollouts []*eboot.Rollout `json:"rollouts,omitempty"`
+	Events   []eboot.Event    `json:"events,omitempty"`
 }
 
 // Digest identifies the content of the state: equal on all servers that have
-// applied the same log. It covers everything but the wording of remembered errors.
+// applied the same log. It covers everything but wording, which may be another one in another
+// version of eboot: of remembered errors, of events and of the reasons of rollouts.
 // It takes time in proportion to the state, when asked for the first time.
 func (s *State) Digest() eboot.Digest { return s.digest() }
 
 func (s *State) computeDigest() eboot.Digest {
-	body, err := s.encodeBody(withoutTexts(s.answers))
+	body, err := s.withoutTexts().encodeBody()
 	if err != nil {
 		return eboot.Digest{} // Apply lets nothing in that cannot be encoded
 	}
@@ -64,7 +68,7 @@ func (s *State) computeDigest() eboot.Digest {
 
 // WriteTo writes the state as a snapshot, which ReadState reads.
 func (s *State) WriteTo(w io.Writer) (int64, error) {
-	body, err := s.encodeBody(s.answers)
+	body, err := s.encodeBody()
 	if err != nil {
 		return 0, fmt.Errorf("write state: %w", err)
 	}
@@ -97,10 +101,10 @@ func (s *State) header(length int) []byte {
 	return binary.BigEndian.AppendUint64(out, uint64(length))
 }
 
-func (s *State) encodeBody(answers []*answer) ([]byte, error) {
+func (s *State) encodeBody() ([]byte, error) {
 	text, err := json.Marshal(document{
-		Generation: s.generation, Name: s.name, Bundles: s.bundles, Channels: s.channels, Answers: answers,
-		Version: s.version, Drained: s.drained, Removed: s.removed,
+		Generation: s.generation, Name: s.name, Bundles: s.bundles, Channels: s.channels, Answers: s.answers,
+		Version: s.version, Drained: s.drained, Removed: s.removed, Rollouts: s.rollouts, Events: s.events,
 	})
 	if err != nil {
 		return nil, err
@@ -120,14 +124,26 @@ func (s *State) encodeBody(answers []*answer) ([]byte, error) {
 	return out, nil
 }
 
-func withoutTexts(answers []*answer) []*answer {
-	bare := make([]*answer, len(answers))
-	for i, a := range answers {
+// withoutTexts returns a copy of s to be encoded for the digest.
+func (s *State) withoutTexts() *State {
+	bare := *s
+	bare.answers = make([]*answer, len(s.answers))
+	for i, a := range s.answers {
 		b := *a
 		b.Text = ""
-		bare[i] = &b
+		bare.answers[i] = &b
 	}
-	return bare
+	bare.events = slices.Clone(s.events)
+	for i := range bare.events {
+		bare.events[i].Text = ""
+	}
+	bare.rollouts = make([]*eboot.Rollout, len(s.rollouts))
+	for i, r := range s.rollouts {
+		b := *r
+		b.Reason = ""
+		bare.rollouts[i] = &b
+	}
+	return &bare
 }
 
 // ReadState reads a snapshot to its end. ErrInvalid: it is none, or of another
@@ -171,9 +187,10 @@ func cutOff(err error) error {
 }
 
 // ForRestore returns s as it may replace the state of a cluster that is at
-// current, through Raft's restore of a snapshot. Whitelist, bundles and channels are
-// those of s. The cluster stays itself: its identity, its version, what is known of
-// its servers, and the answers it has given. One that has no identity yet takes that
+// current, through Raft's restore of a snapshot. Whitelist, bundles, channels and rollouts
+// are those of s; a rollout that went on by itself is paused, as what it saw may be long ago.
+// The cluster stays itself: its identity, its version, what is known of its servers,
+// its events, and the answers it has given. One that has no identity yet takes that
 // of s, and with it the servers that were removed. The bundles have no holders: who
 // holds what today s cannot know, and each server says it anew (HoldBundle).
 // The index is greater than current's and than lastIndex, the last of Raft's log, so
@@ -185,7 +202,15 @@ func (s *State) ForRestore(current *State, lastIndex uint64) *State {
 	next := *s
 	next.index = max(current.index, lastIndex) + 1
 	next.generation = max(s.generation, current.generation) + 1
-	next.answers = current.answers
+	next.answers, next.events = current.answers, current.events
+	next.rollouts = slices.Clone(s.rollouts)
+	for i, r := range next.rollouts {
+		if r.Phase == eboot.RolloutRunning || r.Phase == eboot.RolloutWaiting {
+			paused := *r
+			paused.Phase, paused.Reason = eboot.RolloutPaused, "a snapshot was restored"
+			next.rollouts[i] = &paused
+		}
+	}
 	next.version, next.drained = current.version, current.drained
 	next.bundles = slices.Clone(s.bundles)
 	for i := range next.bundles {

@@ -10,6 +10,7 @@ import (
 	"github.com/gaissmai/bart"
 
 	"eboot"
+	"eboot/rollout"
 )
 
 // readHeader reads everything before the digest.
@@ -49,6 +50,7 @@ func readBody(s *State, text []byte) error {
 	}
 	s.generation, s.name, s.bundles, s.channels, s.answers = d.Generation, d.Name, d.Bundles, d.Channels, d.Answers
 	s.version, s.drained, s.removed = d.Version, d.Drained, d.Removed
+	s.rollouts, s.events = d.Rollouts, d.Events
 	for i := 1; i < len(s.bundles); i++ {
 		if compareBundles(s.bundles[i-1], s.bundles[i]) >= 0 {
 			return fmt.Errorf("bundles are not in order: %w", eboot.ErrInvalid)
@@ -66,6 +68,17 @@ func readBody(s *State, text []byte) error {
 		if s.drained[i-1] >= s.drained[i] {
 			return fmt.Errorf("drained servers are not in order: %w", eboot.ErrInvalid)
 		}
+	}
+	for i, r := range s.rollouts {
+		if r == nil || i > 0 && s.rollouts[i-1].Channel >= r.Channel {
+			return fmt.Errorf("rollouts are not in order: %w", eboot.ErrInvalid)
+		}
+		if err := rollout.Check(*r); err != nil {
+			return err
+		}
+	}
+	if len(s.events) > MaxEvents {
+		return fmt.Errorf("%d events, at most %d: %w", len(s.events), MaxEvents, eboot.ErrInvalid)
 	}
 	s.whitelist = b.whitelist()
 	if b.bad || len(b.rest) > 0 {

@@ -20,17 +20,24 @@ var (
 		"bytes": true, "cmp": true, "crypto/sha256": true, "encoding/binary": true, "encoding/hex": true, "encoding/json": true,
 		"errors": true, "fmt": true, "io": true, "iter": true, "maps": true, "net/netip": true, "slices": true, "strings": true,
 		"sync": true, "sync/atomic": true, "time": true,
-		"eboot": true, "github.com/gaissmai/bart": true,
+		"eboot": true, "eboot/rollout": true, "github.com/gaissmai/bart": true,
 	}
 	allowedOfTime = map[string]bool{"Time": true, "UnixMilli": true}
 	unorderedMaps = map[string]bool{"Keys": true, "Values": true, "All": true}
 )
 
-// TestSourceIsPure reads the package's source with types: a clock, randomness,
-// I/O or the order of a Go map in it fails here, with the place.
+// TestSourceIsPure reads the source of this package and of rollout, which applies a part of
+// the log, with types: a clock, randomness, I/O or the order of a Go map in it fails
+// here, with the place.
 func TestSourceIsPure(t *testing.T) {
+	for _, directory := range []string{".", "../rollout"} {
+		t.Run(directory, func(t *testing.T) { checkSources(t, directory) })
+	}
+}
+
+func checkSources(t *testing.T, directory string) {
 	fset := token.NewFileSet()
-	names, err := filepath.Glob("*.go")
+	names, err := filepath.Glob(filepath.Join(directory, "*.go"))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -47,7 +54,10 @@ func TestSourceIsPure(t *testing.T) {
 	}
 	info := &types.Info{Types: map[ast.Expr]types.TypeAndValue{}, Uses: map[*ast.Ident]types.Object{}}
 	config := types.Config{Importer: importer.ForCompiler(fset, "gc", exportData(t))}
-	if _, err := config.Check("eboot/fsm", fset, files, info); err != nil {
+	if len(files) < 3 {
+		t.Fatalf("only %d files", len(files))
+	}
+	if _, err := config.Check("eboot/"+files[0].Name.Name, fset, files, info); err != nil {
 		t.Fatal(err)
 	}
 	for _, f := range files {

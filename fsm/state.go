@@ -25,7 +25,9 @@ type State struct {
 	whitelist *bart.Table[*eboot.WhitelistEntry] // changed by its persistent operations only
 	bundles   []eboot.Bundle                     // by name, version, ERTS version
 	channels  []eboot.Channel                    // by name
+	rollouts  []*eboot.Rollout                   // by channel, the latest of each
 	answers   []*answer                          // oldest first, at most rememberedRequests
+	events    []eboot.Event                      // oldest first, at most MaxEvents
 
 	version int      // of the cluster; 0: never raised
 	drained []string // ids of servers, sorted

@@ -1,0 +1,1 @@
+{"request_id":"00000000-0000-4000-8000-000000000019","at_ms":1700000000019,"change":{"channel":"canary","options":{"live":"on"}}}

@@ -1,0 +1,1 @@
+{"request_id":"00000000-0000-4000-8000-000000000026","at_ms":1700000000026,"change":{"channel":"canary","id":"5a0c1f3e-0002","action":"pause"}}

@@ -1,0 +1,1 @@
+{"request_id":"00000000-0000-4000-8000-000000000023","at_ms":1700000000023,"change":{"channel":"stable","action":"promote_full","reason":"looks good"}}

@@ -1,0 +1,1 @@
+{"request_id":"00000000-0000-4000-8000-000000000021","at_ms":1700000000021,"change":{"id":"5a0c1f3e-0001","channel":"stable","bundle":"otp@26.0","spec":{"stages":[{"name":"canary","labels":{"rack":"r1"}},{"name":"100%","percent":100}],"max_failures":2,"deadline_ms":60000,"min_healthy_ms":30000}}}
