@@ -29,6 +29,10 @@ type Channels interface {
 	// SetChannel moves a channel, sets its options, or both; eboot.ErrNotFound when the
 	// bundle does not exist, eboot.ErrConflict when a server is too old for options.
 	SetChannel(ctx context.Context, w Write, channel string, set ChannelSet) (WriteResult, error)
+	// UndoChannel takes the latest moves of a channel back, all that one change made; again,
+	// it makes them anew. eboot.ErrNotFound: the channel never moved. eboot.ErrConflict: a
+	// rollout of it is under way, or a bundle it pointed to is gone.
+	UndoChannel(ctx context.Context, w Write, channel string) (WriteResult, error)
 }
 
 // Bundles are what was published.
@@ -36,12 +40,23 @@ type Bundles interface {
 	Bundles() []BundleDetail
 	// Bundle returns one detail for each ERTS version of ref, or eboot.ErrNotFound.
 	Bundle(ref eboot.Ref) ([]BundleDetail, error)
+	// RemoveBundle takes ref out, for one ERTS version or (empty) for all.
+	// eboot.ErrConflict when a channel points to it, a rollout that is under way is about
+	// it, it is protected, or slaves run it and force is off.
+	RemoveBundle(ctx context.Context, w Write, ref eboot.Ref, erts string, force bool) (WriteResult, error)
+	// ProtectBundle has ref, for every ERTS version, neither removed nor collected, or
+	// allows both again.
+	ProtectBundle(ctx context.Context, w Write, ref eboot.Ref, protected bool) (WriteResult, error)
+}
+
+// Contents are the files of bundles.
+type Contents interface {
 	// BootScript shows the boot script of ref for one ERTS version; empty: for the only
 	// one. eboot.ErrInvalid: there are several.
 	BootScript(ctx context.Context, ref eboot.Ref, erts string) (BootScript, error)
-	// RemoveBundle takes ref out, for one ERTS version or (empty) for all.
-	// eboot.ErrConflict when a channel points to it, or slaves run it and force is off.
-	RemoveBundle(ctx context.Context, w Write, ref eboot.Ref, erts string, force bool) (WriteResult, error)
+	// DiffBundles says what changed from one bundle to another, for one ERTS version; empty:
+	// for the only one that both have. eboot.ErrInvalid: there are several.
+	DiffBundles(ctx context.Context, from, to eboot.Ref, erts string) (BundleDiff, error)
 	// VerifyBundle hashes every blob of ref and reports as it goes; the last report has Done set.
 	VerifyBundle(ctx context.Context, ref eboot.Ref, report func(VerifyProgress) error) error
 }
@@ -64,17 +79,6 @@ type Publishes interface {
 	CommitPublish(ctx context.Context, id string, w Write, c PublishCommit) (PublishResult, error)
 	// AbortPublish drops an open publish; an unknown one is eboot.ErrNotFound.
 	AbortPublish(id string) error
-}
-
-// Fleet is what was observed of slaves.
-type Fleet interface {
-	// Boots returns the boots that are remembered, newest first; an invalid
-	// address means those of all slaves.
-	Boots(slave netip.Addr) []eboot.Boot
-	// FollowBoots delivers boots as they begin and change phase, until ctx ends.
-	FollowBoots(ctx context.Context) <-chan eboot.Boot
-	// Explain says step by step why slave would or would not boot.
-	Explain(slave netip.Addr) eboot.Explanation
 }
 
 // Cluster is the group of servers, as the server asked sees it.
@@ -120,9 +124,12 @@ type Snapshots interface {
 type Backend interface {
 	Whitelist
 	Channels
+	Rollouts
 	Bundles
+	Contents
 	Publishes
 	Fleet
+	Events
 	Cluster
 	Membership
 	Snapshots

@@ -1,7 +1,6 @@
 package api
 
 import (
-	"bufio"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -140,12 +139,17 @@ func (c *Client) Channels(ctx context.Context) (channels []eboot.Channel, err er
 
 // Channel returns one channel, or eboot.ErrNotFound.
 func (c *Client) Channel(ctx context.Context, name string) (r eboot.Channel, err error) {
-	return r, c.do(ctx, call{method: "GET", path: "/v1/channels/" + url.PathEscape(name), query: c.state()}, &r)
+	return r, c.do(ctx, call{method: "GET", path: channelPath(name), query: c.state()}, &r)
 }
 
 // SetChannel moves a channel to a bundle, sets its options, or both.
 func (c *Client) SetChannel(ctx context.Context, name string, set ChannelSet) (r WriteResult, err error) {
-	return r, c.do(ctx, call{method: "PUT", path: "/v1/channels/" + url.PathEscape(name), body: set, write: true}, &r)
+	return r, c.do(ctx, call{method: "PUT", path: channelPath(name), body: set, write: true}, &r)
+}
+
+// UndoChannel takes the latest moves of a channel back; again, it makes them anew.
+func (c *Client) UndoChannel(ctx context.Context, name string) (r WriteResult, err error) {
+	return r, c.do(ctx, call{method: "POST", path: channelPath(name) + "/undo", write: true}, &r)
 }
 
 // Bundles returns every bundle in order of name, version and ERTS.
@@ -168,6 +172,11 @@ func (c *Client) BootScript(ctx context.Context, ref eboot.Ref, erts string) (r 
 	return r, c.do(ctx, call{method: "GET", path: bundlePath(ref) + "/boot", query: query}, &r)
 }
 
+// ProtectBundle has a bundle neither removed nor collected, or allows both again.
+func (c *Client) ProtectBundle(ctx context.Context, ref eboot.Ref, protected bool) (r WriteResult, err error) {
+	return r, c.do(ctx, call{method: "PUT", path: bundlePath(ref) + "/protected", body: ProtectedSet{Protected: protected}, write: true}, &r)
+}
+
 // RemoveBundle takes a bundle out, for one ERTS version or (empty) all.
 func (c *Client) RemoveBundle(ctx context.Context, ref eboot.Ref, erts string, force bool) (r WriteResult, err error) {
 	query := url.Values{}
@@ -180,6 +189,7 @@ func (c *Client) RemoveBundle(ctx context.Context, ref eboot.Ref, erts string, f
 	return r, c.do(ctx, call{method: "DELETE", path: bundlePath(ref), query: query, write: true}, &r)
 }
 
+func channelPath(name string) string  { return "/v1/channels/" + url.PathEscape(name) }
 func bundlePath(ref eboot.Ref) string { return "/v1/bundles/" + url.PathEscape(ref.String()) }
 
 // VerifyBundle has a server hash every blob of ref; progress may be nil. The
@@ -202,53 +212,17 @@ func (c *Client) VerifyBundle(ctx context.Context, ref eboot.Ref, progress func(
 	return last, err
 }
 
-// Boots returns the boots a server remembers, newest first; an invalid address
-// means those of all slaves.
-func (c *Client) Boots(ctx context.Context, slave netip.Addr) (boots []eboot.Boot, err error) {
-	query := url.Values{}
-	if slave.IsValid() {
-		query.Set("slave", slave.String())
-	}
-	return boots, c.do(ctx, call{method: "GET", path: "/v1/boots", query: query}, &boots)
-}
-
-// FollowBoots calls each for every boot that begins or changes phase, until ctx
-// ends (nil) or the server goes away (eboot.ErrUnreachable).
-func (c *Client) FollowBoots(ctx context.Context, each func(eboot.Boot) error) error {
-	err := c.stream(ctx, "GET", "/v1/boots/follow", func(line []byte) error {
-		var b eboot.Boot
-		if err := json.Unmarshal(line, &b); err != nil {
-			return err
-		}
-		return each(b)
-	})
-	switch {
-	case ctx.Err() != nil:
-		return nil
-	case err == nil:
-		return fmt.Errorf("follow boots: the server ended the stream: %w", eboot.ErrUnreachable)
-	}
-	return err
-}
-
 // stream reads a reply of JSON lines.
 func (c *Client) stream(ctx context.Context, method, path string, each func(line []byte) error) error {
 	response, server, err := c.open(ctx, call{method: method, path: path})
 	if err != nil {
 		return err
 	}
-	defer response.Body.Close()
-	scanner := bufio.NewScanner(response.Body)
-	scanner.Buffer(nil, 16<<20)
-	for scanner.Scan() {
-		if err := each(scanner.Bytes()); err != nil {
-			return err
-		}
+	cut, err := eachLine(response, each)
+	if cut != nil {
+		return fmt.Errorf("server %s: stream: %v: %w", server, cut, eboot.ErrUnreachable)
 	}
-	if err := scanner.Err(); err != nil {
-		return fmt.Errorf("server %s: stream: %v: %w", server, err, eboot.ErrUnreachable)
-	}
-	return nil
+	return err
 }
 
 // Status returns what a server says of itself and its Raft group.

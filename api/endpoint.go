@@ -153,7 +153,12 @@ func decode(response *http.Response, accept []int, result any) error {
 	if result == nil {
 		return nil
 	}
-	if err := json.NewDecoder(response.Body).Decode(result); err != nil {
+	decoder := json.NewDecoder(response.Body)
+	read := func() error { return decoder.Decode(result) }
+	if arriving, ok := result.(interface{ decodeFrom(*json.Decoder) error }); ok {
+		read = func() error { return arriving.decodeFrom(decoder) }
+	}
+	if err := read(); err != nil {
 		// The server said that it was done; only what it said of it is lost.
 		return fmt.Errorf("answer: %v: %w", err, eboot.ErrUnknownOutcome)
 	}

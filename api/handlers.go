@@ -108,6 +108,18 @@ func (s *Server) setChannel(w http.ResponseWriter, r *http.Request) error {
 	return writeJSON(w, http.StatusOK, result)
 }
 
+func (s *Server) undoChannel(w http.ResponseWriter, r *http.Request) error {
+	write, err := readWrite(r)
+	if err != nil {
+		return err
+	}
+	result, err := s.backend.UndoChannel(r.Context(), write, r.PathValue("channel"))
+	if err != nil {
+		return err
+	}
+	return writeJSON(w, http.StatusOK, result)
+}
+
 func (s *Server) bundles(w http.ResponseWriter, r *http.Request) error {
 	if err := s.fresh(w, r); err != nil {
 		return err
@@ -143,6 +155,26 @@ func (s *Server) bootScript(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	return writeJSON(w, http.StatusOK, script)
+}
+
+func (s *Server) protectBundle(w http.ResponseWriter, r *http.Request) error {
+	write, err := readWrite(r)
+	if err != nil {
+		return err
+	}
+	ref, err := pathRef(r)
+	if err != nil {
+		return err
+	}
+	var body ProtectedSet
+	if err := readJSON(r, &body); err != nil {
+		return err
+	}
+	result, err := s.backend.ProtectBundle(r.Context(), write, ref, body.Protected)
+	if err != nil {
+		return err
+	}
+	return writeJSON(w, http.StatusOK, result)
 }
 
 func (s *Server) removeBundle(w http.ResponseWriter, r *http.Request) error {
@@ -181,8 +213,9 @@ func (s *Server) verifyBundle(w http.ResponseWriter, r *http.Request) error {
 	}
 	ctx, cancel := streamContext(r)
 	defer cancel()
-	send := lines(w)
-	if err := s.backend.VerifyBundle(ctx, ref, func(p VerifyProgress) error { return send(p) }); err != nil {
+	stream := openStream(w, typeLines)
+	defer stream.close()
+	if err := s.backend.VerifyBundle(ctx, ref, func(p VerifyProgress) error { return stream.line(p) }); err != nil {
 		s.logger.Warn("verify ended early", "bundle", ref, "error", err)
 		panic(http.ErrAbortHandler) // the documented way to break a reply off
 	}

@@ -21,8 +21,13 @@ import (
 // nil pointer.
 type fewAnswers struct {
 	Backend
-	stale error
-	done  []string
+	stale  error
+	done   []string
+	starts []RolloutStart // of plans too
+	past   []eboot.Event
+	coming chan eboot.Event // each goes to one follower
+	// followed gets a value when there is a follower; nil: nobody wants to know.
+	followed chan struct{}
 }
 
 func (b *fewAnswers) Fresh(ctx context.Context) error {
@@ -126,6 +131,12 @@ func TestReadsSayWhenTheyAreStale(t *testing.T) {
 			_, err := c.BootScript(ctx, eboot.Ref{Name: "app", Version: "1"}, "15.0")
 			return err
 		},
+		"rollouts": func(c *Client) error { _, err := c.Rollouts(ctx); return err },
+		"rollout":  func(c *Client) error { _, err := c.Rollout(ctx, "stable"); return err },
+		"plan":     func(c *Client) error { _, err := c.PlanRollout(ctx, "stable", NewRolloutStart(app2)); return err },
+		"diff":     func(c *Client) error { _, err := c.DiffBundles(ctx, app2, app2, ""); return err },
+		"slaves":   func(c *Client) error { _, err := c.Slaves(ctx); return err },
+		"events":   func(c *Client) error { _, err := c.Events(ctx); return err },
 	}
 	for name, read := range reads {
 		want := error(nil)

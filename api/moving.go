@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"net/http"
 	"net/url"
 	"strings"
@@ -40,9 +41,10 @@ type call struct {
 	query        url.Values
 	body         any // marshalled as JSON; nil: no body
 	write        bool
-	once         bool  // a change without request id: never repeated after it may have arrived
-	here         bool  // for the first address alone: it is about the server that is asked
-	accept       []int // statuses beside 200 whose body is the result
+	once         bool        // a change without request id: never repeated after it may have arrived
+	here         bool        // for the first address alone: it is about the server that is asked
+	header       http.Header // of a stream, beside the usual ones; nil: none
+	accept       []int       // statuses beside 200 whose body is the result
 }
 
 // attempt makes a call to one server, which has until wait to begin its answer;
@@ -248,7 +250,9 @@ func (c *Client) open(ctx context.Context, k call) (opened *http.Response, serve
 		if wait == 0 {
 			wait = c.timeout
 		}
-		response, err := e.begin(ctx, wait, k, c.header(k.write), nil)
+		header := c.header(k.write)
+		maps.Copy(header, k.header)
+		response, err := e.begin(ctx, wait, k, header, nil)
 		if err != nil {
 			return err
 		}

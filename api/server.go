@@ -1,7 +1,6 @@
 package api
 
 import (
-	"bufio"
 	"context"
 	"encoding/json"
 	"errors"
@@ -46,14 +45,15 @@ type ServerOptions struct {
 
 // Server is the admin API of one server. Active: NewServer starts nothing.
 type Server struct {
-	backend Backend
-	logger  hclog.Logger
-	handler http.Handler
+	backend   Backend
+	logger    hclog.Logger
+	handler   http.Handler
+	heartbeat time.Duration // of streams
 }
 
 // NewServer returns a server that does nothing until Serve.
 func NewServer(o ServerOptions) *Server {
-	s := &Server{backend: o.Backend, logger: o.Logger}
+	s := &Server{backend: o.Backend, logger: o.Logger, heartbeat: heartbeat}
 	mux := http.NewServeMux()
 	mux.Handle("GET /metrics", o.Metrics)
 	mux.HandleFunc("GET /livez", s.handle(func(w http.ResponseWriter, _ *http.Request) error {
@@ -63,36 +63,47 @@ func NewServer(o ServerOptions) *Server {
 		return writeJSON(w, http.StatusOK, map[string]string{"status": "alive"})
 	}))
 	for pattern, h := range map[string]handlerFunc{
-		"GET /readyz":                              s.ready,
-		"GET /v1/cluster":                          s.status,
-		"GET /v1/cluster/ready":                    s.ready,
-		"POST /v1/cluster/init":                    s.initCluster,
-		"POST /v1/cluster/transfer":                s.transferLeadership,
-		"GET /v1/cluster/members":                  s.members,
-		"DELETE /v1/cluster/members/{server}":      s.removeServer,
-		"PUT /v1/cluster/members/{server}/drained": s.drainServer,
-		"GET /v1/whitelist":                        s.whitelist,
-		"POST /v1/whitelist":                       s.allow,
-		"POST /v1/whitelist/deny":                  s.deny,
-		"GET /v1/slaves/{slave}/check":             s.check,
-		"GET /v1/slaves/{slave}/explain":           s.explain,
-		"GET /v1/channels":                         s.channels,
-		"GET /v1/channels/{channel}":               s.channel,
-		"PUT /v1/channels/{channel}":               s.setChannel,
-		"GET /v1/bundles":                          s.bundles,
-		"GET /v1/bundles/{bundle}":                 s.bundle,
-		"GET /v1/bundles/{bundle}/boot":            s.bootScript,
-		"DELETE /v1/bundles/{bundle}":              s.removeBundle,
-		"POST /v1/bundles/{bundle}/verify":         s.verifyBundle,
-		"POST /v1/publishes":                       s.openPublish,
-		"PUT /v1/publishes/{publish}/blobs":        s.putBlobs,
-		"PUT /v1/publishes/{publish}/manifest":     s.describePublish,
-		"POST /v1/publishes/{publish}/commit":      s.commitPublish,
-		"DELETE /v1/publishes/{publish}":           s.abortPublish,
-		"GET /v1/boots":                            s.boots,
-		"GET /v1/boots/follow":                     s.followBoots,
-		"GET /v1/snapshot":                         s.saveSnapshot,
-		"POST /v1/snapshot":                        s.restoreSnapshot,
+		"GET /readyz":                               s.ready,
+		"GET /v1/cluster":                           s.status,
+		"GET /v1/cluster/ready":                     s.ready,
+		"POST /v1/cluster/init":                     s.initCluster,
+		"POST /v1/cluster/transfer":                 s.transferLeadership,
+		"GET /v1/cluster/members":                   s.members,
+		"DELETE /v1/cluster/members/{server}":       s.removeServer,
+		"PUT /v1/cluster/members/{server}/drained":  s.drainServer,
+		"GET /v1/whitelist":                         s.whitelist,
+		"POST /v1/whitelist":                        s.allow,
+		"POST /v1/whitelist/deny":                   s.deny,
+		"GET /v1/slaves":                            s.slaves,
+		"GET /v1/slaves/{slave}/check":              s.check,
+		"GET /v1/slaves/{slave}/explain":            s.explain,
+		"GET /v1/channels":                          s.channels,
+		"GET /v1/channels/{channel}":                s.channel,
+		"PUT /v1/channels/{channel}":                s.setChannel,
+		"POST /v1/channels/{channel}/undo":          s.undoChannel,
+		"GET /v1/channels/{channel}/rollout":        s.rollout,
+		"POST /v1/channels/{channel}/rollout":       s.startRollout,
+		"POST /v1/channels/{channel}/rollout/plan":  s.planRollout,
+		"POST /v1/channels/{channel}/rollout/steer": s.steerRollout,
+		"GET /v1/rollouts":                          s.rollouts,
+		"GET /v1/bundles":                           s.bundles,
+		"GET /v1/bundles/{bundle}":                  s.bundle,
+		"GET /v1/bundles/{bundle}/boot":             s.bootScript,
+		"GET /v1/bundles/{bundle}/diff/{other}":     s.diffBundles,
+		"PUT /v1/bundles/{bundle}/protected":        s.protectBundle,
+		"DELETE /v1/bundles/{bundle}":               s.removeBundle,
+		"POST /v1/bundles/{bundle}/verify":          s.verifyBundle,
+		"POST /v1/publishes":                        s.openPublish,
+		"PUT /v1/publishes/{publish}/blobs":         s.putBlobs,
+		"PUT /v1/publishes/{publish}/manifest":      s.describePublish,
+		"POST /v1/publishes/{publish}/commit":       s.commitPublish,
+		"DELETE /v1/publishes/{publish}":            s.abortPublish,
+		"GET /v1/boots":                             s.boots,
+		"GET /v1/boots/follow":                      s.followBoots,
+		"GET /v1/events":                            s.events,
+		"GET /v1/events/follow":                     s.followEvents,
+		"GET /v1/snapshot":                          s.saveSnapshot,
+		"POST /v1/snapshot":                         s.restoreSnapshot,
 	} {
 		mux.HandleFunc(pattern, s.handle(h))
 	}
@@ -264,6 +275,14 @@ func (s *Server) fail(w http.ResponseWriter, r *http.Request, err error) {
 	}
 }
 
+// orEmpty keeps a list that is empty from being null.
+func orEmpty[T any](list []T) []T {
+	if list == nil {
+		return []T{}
+	}
+	return list
+}
+
 func writeJSON(w http.ResponseWriter, status int, v any) error {
 	data, err := json.Marshal(v)
 	if err != nil {
@@ -337,51 +356,4 @@ func (s *Server) ready(w http.ResponseWriter, _ *http.Request) error {
 		status = http.StatusServiceUnavailable
 	}
 	return writeJSON(w, status, readiness)
-}
-
-func (s *Server) boots(w http.ResponseWriter, r *http.Request) error {
-	var slave netip.Addr
-	if text := r.URL.Query().Get("slave"); text != "" {
-		var err error
-		if slave, err = eboot.ParseAddr(text); err != nil {
-			return err
-		}
-	}
-	boots := s.backend.Boots(slave)
-	if boots == nil {
-		boots = []eboot.Boot{}
-	}
-	return writeJSON(w, http.StatusOK, boots)
-}
-
-// lines sends one JSON value a line, each delivered at once.
-func lines(w http.ResponseWriter) func(any) error {
-	w.Header().Set("Content-Type", "application/jsonl")
-	w.WriteHeader(http.StatusOK)
-	flush := http.NewResponseController(w).Flush
-	_ = flush() // the header: a follower wants to know that it is connected
-	buffered := bufio.NewWriter(w)
-	encoder := json.NewEncoder(buffered)
-	return func(v any) error {
-		if err := encoder.Encode(v); err != nil {
-			return err
-		}
-		if err := buffered.Flush(); err != nil {
-			return err
-		}
-		return flush()
-	}
-}
-
-func (s *Server) followBoots(w http.ResponseWriter, r *http.Request) error {
-	ctx, cancel := streamContext(r)
-	defer cancel()
-	boots := s.backend.FollowBoots(ctx)
-	send := lines(w)
-	for b := range boots {
-		if err := send(b); err != nil {
-			return nil // the follower went away
-		}
-	}
-	return nil
 }

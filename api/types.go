@@ -48,10 +48,19 @@ type ChannelSet struct {
 // BundleDetail is a bundle with what this server knows of it.
 type BundleDetail struct {
 	eboot.Bundle
-	Channels []string            `json:"channels"`          // channels that point to it
-	Pins     int                 `json:"pins"`              // slaves whose latest boot began with it
-	Disk     *eboot.BundleOnDisk `json:"on_disk,omitempty"` // on the server asked
-	Copies   []BundleCopy        `json:"copies,omitempty"`  // on every server; not in the list of all bundles
+	Channels []string            `json:"channels"`            // channels that point to it
+	Pins     int                 `json:"pins"`                // slaves whose latest boot began with it
+	PinnedBy []eboot.Pin         `json:"pinned_by,omitempty"` // the first MaxPinnedBy of them; not in the list of all bundles
+	Disk     *eboot.BundleOnDisk `json:"on_disk,omitempty"`   // on the server asked
+	Copies   []BundleCopy        `json:"copies,omitempty"`    // on every server; not in the list of all bundles
+}
+
+// MaxPinnedBy bounds BundleDetail.PinnedBy.
+const MaxPinnedBy = 100
+
+// ProtectedSet is the body of PUT /v1/bundles/{ref}/protected.
+type ProtectedSet struct {
+	Protected bool `json:"protected"`
 }
 
 // BootScript is the answer to GET /v1/bundles/{ref}/boot: a boot script as Erlang terms,

@@ -26,14 +26,14 @@
 // agrees by being Extended: it opens a session for the bundle that it began with, fetches
 // many files at once, reports how its boot goes, and takes notice of every end of its
 // connection. From the request for a session on it is told by empty frames that its server
-// lives.
+// lives, and while it keeps its connection open it can be told to boot again (restart.go).
 //
 // # Goroutines
 //
 // Discovery.Serve runs three for each socket: one receives and answers, one sends
 // what was delayed, one waits for the end. FileServer.Serve runs one that accepts,
-// one that waits for the end, one that sends keep-alives to slaves with our loader and sleeps
-// while there are none, and one for each connection, which reads a request, asks the
+// one that waits for the end, one that sends keep-alives to slaves with our loader, tells them to
+// restart and sleeps while there are none, and one for each connection, which reads a request, asks the
 // Session and writes the reply. Recheck, Drain and the end of Serve reach a connection from
 // outside by its deadline or by closing it; a keep-alive, by its turn to write, which is
 // held for whole frames, and which the keep-alive does not wait for. Serve returns when all

@@ -83,6 +83,13 @@ func appendDone(dst []byte, count int) []byte {
 	return dst
 }
 
+// appendRestart writes {eboot_restart,Boot}.
+func appendRestart(dst []byte, boot uint64) []byte {
+	dst = etf.AppendTuple(beginFrame(dst), 2)
+	dst = etf.AppendAtom(dst, atomRestart)
+	return endFrame(etf.AppendInteger(dst, int64(boot)), 0)
+}
+
 // appendKey begins a pair; its value is to follow.
 func appendKey(dst []byte, key string) []byte {
 	return etf.AppendAtom(etf.AppendTuple(dst, 2), key)

@@ -16,6 +16,8 @@ const (
 	atomFile   = "eboot_file"
 	atomDone   = "eboot_done"
 	atomReport = "eboot_report"
+
+	atomRestart = "eboot_restart" // from the server, unasked
 )
 
 // extensionOf returns the atom of a request of the extension, whatever follows it, or ""
@@ -80,6 +82,12 @@ func (o *Open) read(key string, t *terms) {
 				o.Tree = true
 			case "plan":
 				o.Plan = true
+			}
+		})
+	case "can":
+		t.each(maxItems, func() {
+			if string(t.atom()) == "restart" {
+				o.CanRestart = true
 			}
 		})
 	}

@@ -15,6 +15,10 @@ import (
 //	{eboot_fetch, [Path]}              {eboot_file, Path, Content} for each Path, then {eboot_done, Count}
 //	{eboot_report, [Item]}             no reply
 //
+// and what the slave is told unasked, at any time between two frames (restart.go):
+//
+//	{eboot_restart, Boot}
+//
 // When a plan was asked for, the reply to eboot_open is followed by what would answer an
 // eboot_fetch of it. The stock requests go on to work, and mean the bundle that was opened.
 //
@@ -78,6 +82,9 @@ type Open struct {
 	Tree   bool          // the slave wants the tree
 	Plan   bool          // the slave wants the plan, and the files of it
 	Pack   bool          // the slave found the link slow
+	// CanRestart: the loader of the slave understands FileServer.Restart, if Opened.Control
+	// keeps the connection open for it.
+	CanRestart bool
 }
 
 // Opened is what a slave is told when its session is open.
@@ -88,6 +95,7 @@ type Opened struct {
 	Control bool     // the connection stays open when the slave is idle
 	Tree    []byte   // an external term: the metadata of all files; not modified. nil: it is not told
 	Plan    []string // files that this boot will need, relative to the bundle; at most MaxFetch are sent
+	Frames  *Frames  // those of the files of Plan, plain; nil: each is fetched
 }
 
 // Report is what a slave says of its boot.
@@ -98,7 +106,8 @@ type Report struct {
 }
 
 // Phase is a point that a boot has reached: a name of init's progress, in UTF-8, or
-// "started", the end of the boot.
+// "started", the end of the boot. After it there may be "restarting": the slave was told to,
+// and its applications are being stopped.
 type Phase struct {
 	Name string
 	At   time.Duration // since the loader of the slave started

@@ -28,10 +28,10 @@ func (g golden) frame() []byte {
 var (
 	goldenOpen = golden{
 		`{eboot_open,1,<<"0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef">>,[{bundle,<<"a@1">>},{script,<<"a.boot">>},
-			{mode,embedded},{root,<<"/opt">>},{age,1234},{boot,16#a1b2c3d4e5f6},{want,[tree,plan]},{pack,true},{moon,[{1,"x"}]}]}`,
+			{mode,embedded},{root,<<"/opt">>},{age,1234},{boot,16#a1b2c3d4e5f6},{want,[tree,plan]},{pack,true},{can,[restart]},{moon,[{1,"x"}]}]}`,
 		`83 68 04 77 0a 65626f6f745f6f70656e 61 01
 		 6d 00000040 30313233343536373839616263646566 30313233343536373839616263646566 30313233343536373839616263646566 30313233343536373839616263646566
-		 6c 00000009
+		 6c 0000000a
 		 68 02 77 06 62756e646c65 6d 00000003 614031
 		 68 02 77 06 736372697074 6d 00000006 612e626f6f74
 		 68 02 77 04 6d6f6465 77 08 656d626564646564
@@ -40,6 +40,7 @@ var (
 		 68 02 77 04 626f6f74 6e 06 00 f6e5d4c3b2a1
 		 68 02 77 04 77616e74 6c 00000002 77 04 74726565 77 04 706c616e 6a
 		 68 02 77 04 7061636b 77 04 74727565
+		 68 02 77 03 63616e 6c 00000001 77 07 72657374617274 6a
 		 68 02 77 04 6d6f6f6e 6c 00000001 68 02 61 01 6b 0001 78 6a
 		 6a`,
 	}
@@ -85,6 +86,7 @@ var (
 		`{eboot_file,<<"none">>,{error,enoent}}`,
 		`83 68 03 77 0a 65626f6f745f66696c65 6d 00000004 6e6f6e65 68 02 77 05 6572726f72 77 06 656e6f656e74`,
 	}
+	goldenRestart = golden{`{eboot_restart,16#a1b2c3d4e5f6}`, `83 68 02 77 0d 65626f6f745f72657374617274 6e 06 00 f6e5d4c3b2a1`}
 	goldenDone    = golden{`{eboot_done,3}`, `83 68 02 77 0a 65626f6f745f646f6e65 61 03`}
 	goldenDoneAll = golden{`{eboot_done,2048}`, `83 68 02 77 0a 65626f6f745f646f6e65 62 00000800`}
 )
@@ -92,7 +94,7 @@ var (
 func TestGoldenRequests(t *testing.T) {
 	want := Open{
 		Digest: testDigest, Bundle: "a@1", Script: "a.boot", Mode: "embedded", Root: "/opt",
-		Age: 1234 * time.Millisecond, Boot: 0xa1b2c3d4e5f6, Tree: true, Plan: true, Pack: true,
+		Age: 1234 * time.Millisecond, Boot: 0xa1b2c3d4e5f6, Tree: true, Plan: true, Pack: true, CanRestart: true,
 	}
 	checkRequests(t, goldenOpen.frame(), goldenFetch.frame(), goldenReport.frame(), want)
 }
@@ -131,6 +133,7 @@ func TestGoldenReplies(t *testing.T) {
 		{goldenFile, append(appendFile(nil, []byte("a"), false, 4), "boot"...)},
 		{goldenPacked, append(appendFile(nil, []byte("b/c.beam"), true, 2), 131, 106)},
 		{goldenMissing, appendFileError(nil, []byte("none"), "enoent")},
+		{goldenRestart, appendRestart(nil, 0xa1b2c3d4e5f6)},
 		{goldenDone, appendDone(nil, 3)},
 		{goldenDoneAll, appendDone(nil, MaxFetch)},
 	} {
@@ -174,6 +177,7 @@ func TestGoldenErl(t *testing.T) {
 	needErl(t)
 	all := []golden{
 		goldenOpen, goldenFetch, goldenReport, goldenOpened, goldenBare, goldenRefused, goldenFile, goldenPacked, goldenMissing, goldenDone, goldenDoneAll,
+		goldenRestart,
 	}
 	var terms []string
 	for _, g := range all {

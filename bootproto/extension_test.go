@@ -180,6 +180,7 @@ func TestParseOpen(t *testing.T) {
 		{"age", option("age", etf.AppendInteger(nil, 1<<40)), Open{Age: 1 << 40 * time.Millisecond}},
 		{"boot", option("boot", etf.AppendInteger(nil, 1<<48-1)), Open{Boot: 1<<48 - 1}},
 		{"pack", option("pack", etf.AppendAtom(nil, "true")), Open{Pack: true}},
+		{"can", option("can", appendAtoms(nil, []string{"fly", "restart"})), Open{CanRestart: true}},
 		{"no pack", option("pack", etf.AppendAtom(nil, "false")), Open{Mode: "interactive"}},
 		{"want", option("want", appendAtoms(nil, []string{"plan", "moon", "tree"})), Open{Plan: true, Tree: true}},
 		{"longest", option("root", appendText(nil, strings.Repeat("x", maxText))), Open{Root: strings.Repeat("x", maxText)}},

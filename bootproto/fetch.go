@@ -77,11 +77,14 @@ func (b *batch) reset() {
 }
 
 // stream answers a request for files: a frame for each path, in order, and a last one.
-func (c *connection) stream(paths iter.Seq[[]byte]) (int64, error) {
+func (c *connection) stream(paths iter.Seq[[]byte]) (int64, error) { return c.streamRest(0, paths) }
+
+// streamRest does so after the frames of count files.
+func (c *connection) streamRest(count int, paths iter.Seq[[]byte]) (int64, error) {
 	b := c.server.batches.Get().(*batch)
 	defer c.server.batches.Put(b)
 	defer b.reset()
-	sent, count := int64(0), 0
+	sent := int64(0)
 	for path := range paths {
 		count++
 		n, err := c.streamFile(b, path)
@@ -132,6 +135,14 @@ func (c *connection) fetch(path []byte) (content Content, reason string, err err
 		}
 		return Content{}, "", fmt.Errorf("fetch %q: %w", path, err)
 	}
+	if content, err = sized(content); err != nil {
+		return Content{}, "", fmt.Errorf("fetch %q: %w", path, err)
+	}
+	return content, "", nil
+}
+
+// sized returns a content with its size, or closes it when that does not fit into a frame.
+func sized(content Content) (Content, error) {
 	if content.Reader == nil {
 		content.Size = int64(len(content.Data))
 	}
@@ -140,9 +151,9 @@ func (c *connection) fetch(path []byte) (content Content, reason string, err err
 		if content.Reader != nil {
 			_ = content.Reader.Close() // it was read only
 		}
-		return Content{}, "", fmt.Errorf("fetch %q: %w", path, errFrameLimit)
+		return Content{}, errFrameLimit
 	}
-	return content, "", nil
+	return content, nil
 }
 
 // flush writes the batch, and the content that its last frame was begun for, if that has
@@ -157,15 +168,20 @@ func (c *connection) flush(b *batch, last Content) (int64, error) {
 	c.buffers = b.buffers()
 	sent, err := c.writeBuffers()
 	c.buffers = nil // the batch is another's soon
-	now := time.Now()
-	c.stir(now)
-	if sent >= slowLeast && now.Sub(began).Seconds() > float64(sent)/slowRate {
-		c.slow = true
-	}
+	c.wrote(sent, began)
 	if err != nil || last.Reader == nil {
 		return sent, err
 	}
 	n, err := c.writeReader(last)
 	c.stir(time.Now())
 	return sent + n, err
+}
+
+// wrote notes what was written since began, and when that took too long for a fast link.
+func (c *connection) wrote(sent int64, began time.Time) {
+	now := time.Now()
+	c.stir(now)
+	if sent >= slowLeast && now.Sub(began).Seconds() > float64(sent)/slowRate {
+		c.slow = true
+	}
 }

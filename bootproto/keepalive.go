@@ -5,8 +5,6 @@ import (
 	"sync"
 	"syscall"
 	"time"
-
-	"golang.org/x/sys/unix"
 )
 
 const (
@@ -29,7 +27,7 @@ var emptyFrame = [headerSize]byte{}
 // nobody: neither for a reply in progress nor for room in a socket's buffer.
 type heartbeat struct {
 	epoch time.Time     // stirred is the time since
-	wake  chan struct{} // of one: there is a first connection
+	wake  chan struct{} // of one: there is a first connection, or a slave to be told something
 
 	mu      sync.Mutex // guards what follows
 	beating map[*connection]struct{}
@@ -44,10 +42,15 @@ func (h *heartbeat) add(c *connection) {
 	defer h.mu.Unlock()
 	h.beating[c] = struct{}{}
 	if len(h.beating) == 1 {
-		select {
-		case h.wake <- struct{}{}:
-		default:
-		}
+		h.rouse()
+	}
+}
+
+// rouse has run look at its connections now.
+func (h *heartbeat) rouse() {
+	select {
+	case h.wake <- struct{}{}:
+	default:
 	}
 }
 
@@ -79,7 +82,7 @@ func (h *heartbeat) run(ctx context.Context) {
 	}
 }
 
-// due appends the connections that need a keep-alive, and says when to look again.
+// due appends the connections that something is to be written to, and says when to look again.
 func (h *heartbeat) due(now time.Time, due []*connection) ([]*connection, time.Duration) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -90,6 +93,9 @@ func (h *heartbeat) due(now time.Time, due []*connection) ([]*connection, time.D
 	for c := range h.beating {
 		quiet := now.Sub(h.epoch) - time.Duration(c.stirred.Load())
 		switch {
+		case c.restart.Load():
+			wait = keepAliveTick // it may not be taken at once
+			due = append(due, c)
 		case c.busy.Load():
 			wait = keepAliveTick
 			if quiet >= keepAliveAfter {
@@ -126,9 +132,10 @@ func (c *connection) stir(now time.Time) {
 	}
 }
 
-// keepAlive writes an empty frame, unless a frame is being written or the kernel takes
-// none. What it took of one is ended first by whoever writes next. After a frame that was
-// cut short it writes nothing: it might be taken for the rest.
+// keepAlive writes an empty frame, or tells the slave to restart, unless a frame is being
+// written or the kernel takes none. What it took of an empty one is ended first by whoever
+// writes next. After a frame that was cut short it writes nothing: it might be taken for the
+// rest.
 func (c *connection) keepAlive() {
 	if !c.turn.TryLock() {
 		return
@@ -138,14 +145,14 @@ func (c *connection) keepAlive() {
 		return
 	}
 	rest := emptyFrame[:]
-	if c.owed > 0 {
+	switch {
+	case c.owed > 0:
 		rest = emptyFrame[:c.owed]
+	case c.restart.Load():
+		c.tellRestart()
+		return
 	}
-	n := 0
-	_ = control(c.raw, func(fd int) (err error) {
-		n, err = unix.SendmsgN(fd, rest, nil, nil, unix.MSG_DONTWAIT|unix.MSG_NOSIGNAL)
-		return err
-	})
+	n := c.sendNow(rest)
 	if n <= 0 {
 		return // its own goroutine sees an error, too
 	}

@@ -424,8 +424,9 @@ func TestKeepAliveWaitsForNobody(t *testing.T) {
 func TestHeartbeatDue(t *testing.T) {
 	h := newHeartbeat()
 	now := h.epoch.Add(time.Hour)
-	make := func(busy, control bool, quiet time.Duration) *connection {
+	make := func(busy, control bool, quiet time.Duration, restart bool) *connection {
 		c := &connection{}
+		c.restart.Store(restart)
 		c.busy.Store(busy)
 		c.control.Store(control)
 		c.stirred.Store(int64(time.Hour - quiet))
@@ -435,18 +436,20 @@ func TestHeartbeatDue(t *testing.T) {
 		what          string
 		busy, control bool
 		quiet         time.Duration
+		restart       bool
 		due           bool
 		wait          time.Duration
 	}{
-		{"idle", false, false, time.Minute, false, keepAliveAfter},
-		{"just asked", true, false, 0, false, keepAliveTick},
-		{"waits", true, false, keepAliveAfter - 1, false, keepAliveTick},
-		{"waits long", true, false, keepAliveAfter, true, keepAliveTick},
-		{"to stay, idle", false, true, controlBeat - 1, false, keepAliveAfter},
-		{"to stay, idle for long", false, true, controlBeat, true, keepAliveAfter},
-		{"to stay, waits", true, true, keepAliveAfter, true, keepAliveTick},
+		{"idle", false, false, time.Minute, false, false, keepAliveAfter},
+		{"just asked", true, false, 0, false, false, keepAliveTick},
+		{"waits", true, false, keepAliveAfter - 1, false, false, keepAliveTick},
+		{"waits long", true, false, keepAliveAfter, false, true, keepAliveTick},
+		{"to stay, idle", false, true, controlBeat - 1, false, false, keepAliveAfter},
+		{"to stay, idle for long", false, true, controlBeat, false, true, keepAliveAfter},
+		{"to stay, waits", true, true, keepAliveAfter, false, true, keepAliveTick},
+		{"to be told to restart", false, true, 0, true, true, keepAliveTick},
 	} {
-		conn := make(c.busy, c.control, c.quiet)
+		conn := make(c.busy, c.control, c.quiet, c.restart)
 		h.add(conn)
 		due, wait := h.due(now, nil)
 		if slices.Contains(due, conn) != c.due || wait != c.wait {

@@ -18,6 +18,9 @@ type extended struct {
 	opened  atomic.Bool     // a session was opened: the slave runs our loader
 	control atomic.Bool     // it stays open while the slave is idle
 	stirred atomic.Int64    // when a request began or something was written: see heartbeat
+
+	restartable atomic.Uint64 // the boot that can be told to restart; 0: none
+	restart     atomic.Bool   // it is to be told
 }
 
 const (
@@ -69,12 +72,16 @@ func (c *connection) open(frame []byte) (int64, error) {
 		return sent, err
 	}
 	c.server.count.opens.Add(1)
-	c.adopt(wanted.Pack, o.Control)
+	c.adopt(wanted, o.Control)
 	if !wanted.Plan {
 		return sent, nil
 	}
-	n, err := c.stream(func(yield func([]byte) bool) {
-		for _, path := range o.Plan {
+	n, files, err := c.sendFrames(o.Frames, len(o.Plan))
+	if sent += n; err != nil {
+		return sent, err
+	}
+	n, err = c.streamRest(files, func(yield func([]byte) bool) {
+		for _, path := range o.Plan[files:] {
 			c.name = append(c.name[:0], path...)
 			if !yield(c.name) {
 				return
@@ -118,12 +125,17 @@ func (c *connection) sendOpened(wanted Open, o Opened) (int64, error) {
 }
 
 // adopt makes the connection one of our loader.
-func (c *connection) adopt(pack, control bool) {
-	c.slow = c.slow || pack || c.roundTrip() >= slowRoundTrip // or found so by flush
+func (c *connection) adopt(wanted Open, control bool) {
+	c.slow = c.slow || wanted.Pack || c.roundTrip() >= slowRoundTrip // or found so by flush
 	if control {
 		c.boundSilence()
 	}
 	c.control.Store(control)
+	restartable := uint64(0)
+	if control && wanted.CanRestart && c.raw != nil {
+		restartable = wanted.Boot
+	}
+	c.restartable.Store(restartable)
 	c.stir(time.Now())
 	if c.opened.Load() {
 		return

@@ -18,6 +18,8 @@ const (
 	maxConnections = 1 << 20
 	maxRoots       = 64
 	maxWait        = 24 * time.Hour
+	maxKeep        = 16 << 10
+	minPinAge      = time.Hour
 	// answersEnd is the silence after which a stock slave stops collecting answers
 	// (inet_boot.hrl, EBOOT_REQUEST_DELAY; erl_prim_loader.erl, find_collect).
 	answersEnd = 500 * time.Millisecond
@@ -62,6 +64,8 @@ func (c Config) problems() []problem {
 	c.API.problems(&l)
 	c.clusterProblems(&l)
 	l.when(c.Publish.Wait < 0 || c.Publish.Wait > maxWait, "publish.wait", "want 0s to %s, not %s", maxWait, c.Publish.Wait)
+	l.when(c.Retention.Keep < 0 || c.Retention.Keep > maxKeep, "retention.keep", "want 0 (all) to %d, not %d", maxKeep, c.Retention.Keep)
+	l.when(c.Retention.PinMaxAge < minPinAge, "retention.pin_max_age", "want %s or more, not %s", minPinAge, c.Retention.PinMaxAge)
 	l.when(!slices.Contains([]string{"trace", "debug", "info", "warn", "error"}, c.Log.Level), "log.level",
 		"want trace, debug, info, warn or error; not %q", abbreviate(c.Log.Level))
 	l.when(c.Log.Format != LogText && c.Log.Format != LogJSON, "log.format", "want %s or %s, not %q", LogText, LogJSON, abbreviate(string(c.Log.Format)))

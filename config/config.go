@@ -8,15 +8,16 @@ import (
 // Config is everything an operator can set. Default has the defaults;
 // deploy/eboot.yaml says what each key means to an operator.
 type Config struct {
-	DataDir string  `yaml:"data_dir"` // absolute path; the server keeps all it knows there
-	Cluster Cluster `yaml:"cluster"`
-	Boot    Boot    `yaml:"boot"`
-	API     API     `yaml:"api"`
-	Peer    Peer    `yaml:"peer"`
-	Gossip  Gossip  `yaml:"gossip"`
-	TLS     TLS     `yaml:"tls"`
-	Publish Publish `yaml:"publish"`
-	Log     Log     `yaml:"log"`
+	DataDir   string    `yaml:"data_dir"` // absolute path; the server keeps all it knows there
+	Cluster   Cluster   `yaml:"cluster"`
+	Boot      Boot      `yaml:"boot"`
+	API       API       `yaml:"api"`
+	Peer      Peer      `yaml:"peer"`
+	Gossip    Gossip    `yaml:"gossip"`
+	TLS       TLS       `yaml:"tls"`
+	Publish   Publish   `yaml:"publish"`
+	Retention Retention `yaml:"retention"`
+	Log       Log       `yaml:"log"`
 }
 
 // Cluster says which group of servers this one belongs to.
@@ -94,6 +95,12 @@ type Publish struct {
 	Wait time.Duration `yaml:"wait"` // how long a slow ready server may hold a publish up
 }
 
+// Retention says which bundles are removed by themselves.
+type Retention struct {
+	Keep      int           `yaml:"keep"`        // newest bundles of each name and ERTS version; 0: all
+	PinMaxAge time.Duration `yaml:"pin_max_age"` // how long a boot holds its bundle
+}
+
 // LogFormat is the shape of log lines.
 type LogFormat string
 
@@ -122,10 +129,11 @@ func Default() Config {
 			Roots:    []string{"/usr/lib/erlang", "/usr/local/lib/erlang", "/opt/erlang"},
 			Limits:   BootLimits{ConnectionsPerAddress: 1024, Connections: 8192},
 		},
-		API:     API{Bind: netip.AddrPortFrom(netip.AddrFrom4([4]byte{127, 0, 0, 1}), 4380)},
-		Peer:    Peer{Bind: netip.AddrPortFrom(anyAddress, 4381)},
-		Gossip:  Gossip{Bind: netip.AddrPortFrom(anyAddress, 4382), Seeds: []string{}},
-		Publish: Publish{Wait: 30 * time.Second},
-		Log:     Log{Level: "info", Format: LogText},
+		API:       API{Bind: netip.AddrPortFrom(netip.AddrFrom4([4]byte{127, 0, 0, 1}), 4380)},
+		Peer:      Peer{Bind: netip.AddrPortFrom(anyAddress, 4381)},
+		Gossip:    Gossip{Bind: netip.AddrPortFrom(anyAddress, 4382), Seeds: []string{}},
+		Publish:   Publish{Wait: 30 * time.Second},
+		Retention: Retention{PinMaxAge: 30 * 24 * time.Hour},
+		Log:       Log{Level: "info", Format: LogText},
 	}
 }

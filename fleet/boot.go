@@ -1,26 +1,32 @@
 package fleet
 
 import (
-	"cmp"
 	"container/list"
-	"net/netip"
 	"slices"
+	"strconv"
 	"time"
 
 	"eboot"
 )
 
-// boot is one boot of one slave. Guarded by Fleet.mu.
+// boot is one boot of one slave. It is ours while known.Server is this server; only then has
+// it carriers. Guarded by Fleet.mu.
 type boot struct {
 	known    eboot.Boot // Latest, Requests and Bytes without those of the carriers
 	carriers map[*Connection]struct{}
 	place    *list.Element // in Fleet.finished; nil while there are carriers
 	origin   time.Time     // cured: when the slave's loader started, by the clock of this server
+	// answeringAt is when checkLoading last found a request being answered.
+	answeringAt time.Time
+	goneAt      time.Time // when the slave left, while it is in Fleet.gone
+	againAt     time.Time // when another boot began after that; zero: none
+	keptAt      time.Time // when it was last kept although another server claimed it
+	told        int64     // Requests when OnBoot was last called
 	// elsewhere: cured, had a connection to another server perhaps, and has reported nothing
 	// since. It may have started long ago and told that server.
 	elsewhere bool
-	// answeringAt is when checkQuiet last found a request being answered.
-	answeringAt time.Time
+	excused   bool // its end is no failure: this server closed the connection, or the slave was told to restart
+	announced bool // there is an event of its failure
 }
 
 // snapshot returns the boot as of now.
@@ -56,15 +62,38 @@ func later(a, b time.Time) time.Time {
 	return a
 }
 
-// latestBoot returns the stock boot of a that began last for erts, or nil.
-func (a *address) latestBoot(erts string) *boot {
+// insert enters b, in the order in which boots began.
+func (a *address) insert(b *boot) {
+	i := len(a.boots)
+	for i > 0 && a.boots[i-1].known.Began.After(b.known.Began) {
+		i--
+	}
+	a.boots = slices.Insert(a.boots, i, b)
+}
+
+func (a *address) remove(b *boot) {
+	a.boots = slices.DeleteFunc(a.boots, func(other *boot) bool { return other == b })
+}
+
+// latestBoot returns the stock boot of a that began last for erts, or nil. One of another
+// server only when it is of the bundle that the address is pinned to.
+func (f *Fleet) latestBoot(a *address, erts string) *boot {
 	for _, b := range slices.Backward(a.boots) {
-		if b.known.ERTS == erts && b.known.Cured == nil { // a cured one says whose connection it is
+		if b.known.ERTS != erts || b.known.Cured != nil { // a cured one says whose connection it is
+			continue
+		}
+		if f.ours(b) {
+			return b
+		}
+		if pin, known := f.pins.get(pinKey{a.sighting.Slave, erts}); known && pin.Manifest == b.known.Manifest {
 			return b
 		}
 	}
 	return nil
 }
+
+// ours reports whether this server was the last to observe b.
+func (f *Fleet) ours(b *boot) bool { return b.known.Server == f.options.Server }
 
 // begin makes c the carrier of a new boot, and returns its pin.
 func (f *Fleet) begin(c *Connection, channel string, bundle eboot.Bundle) eboot.Pin {
@@ -76,10 +105,10 @@ func (f *Fleet) begin(c *Connection, channel string, bundle eboot.Bundle) eboot.
 		began = asked
 	}
 	f.enter(c, eboot.Boot{
-		Slave: c.slave, Server: f.options.Server, ERTS: c.erts, Channel: channel,
-		Bundle: bundle.Ref(), Manifest: bundle.Manifest, Loader: eboot.LoaderStock,
-		Phase: eboot.BootLoading, Began: began, Latest: began,
+		Slave: c.slave, ERTS: c.erts, Channel: channel, Bundle: bundle.Ref(), Manifest: bundle.Manifest,
+		Loader: eboot.LoaderStock, Began: began, Latest: began,
 	})
+	f.again(c.boot)
 	c.began = true
 	f.begun++
 	pin, err := f.pins.begin(eboot.Pin{Slave: c.slave, ERTS: c.erts, Manifest: bundle.Manifest, At: began})
@@ -89,12 +118,19 @@ func (f *Fleet) begin(c *Connection, channel string, bundle eboot.Bundle) eboot.
 
 // enter makes c, which carries nothing, the carrier of a new boot.
 func (f *Fleet) enter(c *Connection, known eboot.Boot) *boot {
+	known.ID, known.Server = f.newID(), f.options.Server
 	b := &boot{known: known, carriers: map[*Connection]struct{}{c: {}}}
-	c.boot = b
-	a := f.addresses[c.slave]
-	a.boots = append(a.boots, b)
+	c.boot, c.former = b, nil
+	f.addresses[c.slave].insert(b)
+	f.byID[known.ID] = b
+	f.carried[b] = struct{}{}
 	f.load(b)
 	return b
+}
+
+func (f *Fleet) newID() string {
+	f.nextID++
+	return f.options.Server + "-" + strconv.FormatUint(f.nextID, 36)
 }
 
 // load makes b one of the boots that are loading.
@@ -102,7 +138,33 @@ func (f *Fleet) load(b *boot) {
 	b.known.Phase = eboot.BootLoading
 	f.loading[b] = struct{}{}
 	f.wakeRun()
-	f.tell(b)
+	f.changed(b)
+}
+
+// changed tells everybody who wants to know of b, which is ours, as it is now.
+func (f *Fleet) changed(b *boot) {
+	b.known.Revision++
+	if f.options.OnBoot != nil {
+		s := b.snapshot()
+		b.told = s.Requests
+		f.options.OnBoot(s)
+	}
+	f.show(b)
+}
+
+// tellMoved tells OnBoot of the boots that asked for something since it was last told.
+func (f *Fleet) tellMoved() {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	for b := range f.carried {
+		s := b.snapshot()
+		if s.Requests == b.told {
+			continue
+		}
+		b.known.Revision++
+		s.Revision, b.told = b.known.Revision, s.Requests
+		f.options.OnBoot(s)
+	}
 }
 
 func (f *Fleet) warnUnpinned(c *Connection, err error) {
@@ -122,22 +184,32 @@ func (c *Connection) restart() (asked time.Time, answering bool) {
 	c.requests -= kept
 	asked, answering = c.latestAt, c.answering
 	c.mu.Unlock()
-	c.fleet.release(c)
+	c.fleet.release(c, false)
 	c.mu.Lock()
 	c.requests, c.bytes = kept, 0
 	c.mu.Unlock()
 	return asked, answering
 }
 
-// carry makes c, which counts for no boot yet, a carrier of b, and reopens b when it was closed.
+// carry makes c, which counts for no boot yet, a carrier of b. It takes b over when another
+// server was the last to observe it, and reopens it when it was closed.
 func (f *Fleet) carry(c *Connection, b *boot) {
-	c.boot = b
+	c.boot, c.former = b, nil
+	if b.carriers == nil {
+		b.carriers = map[*Connection]struct{}{}
+	}
 	b.carriers[c] = struct{}{}
 	if b.place == nil {
 		return
 	}
 	f.finished.Remove(b.place)
 	b.place = nil
+	delete(f.gone, b)
+	f.carried[b] = struct{}{}
+	f.wakeRun()
+	f.adopt(b)
+	b.excused = false
+	b.known.Failure, b.known.FailedAt = "", time.Time{}
 	switch {
 	case b.known.Loaded.IsZero():
 		f.load(b)
@@ -147,11 +219,12 @@ func (f *Fleet) carry(c *Connection, b *boot) {
 	default:
 		b.known.Phase = eboot.BootQuiet
 	}
-	f.tell(b)
+	f.changed(b)
 }
 
-// release ends the carrying of c, and closes its boot when no other carries it.
-func (f *Fleet) release(c *Connection) {
+// release ends the carrying of c, and closes its boot when no other carries it. bySlave: the
+// slave closed the connection.
+func (f *Fleet) release(c *Connection, bySlave bool) {
 	b := c.boot
 	if b == nil {
 		return
@@ -166,15 +239,28 @@ func (f *Fleet) release(c *Connection) {
 	if len(b.carriers) > 0 {
 		return
 	}
-	b.known.Phase = eboot.BootClosed
+	b.carriers = nil
+	f.watchGone(b, bySlave)
+	if b.known.Phase != eboot.BootFailed {
+		b.known.Phase = eboot.BootClosed
+	}
+	b.setControl(false)
 	delete(f.loading, b)
+	delete(f.carried, b)
 	b.place = f.finished.PushFront(b)
-	f.tell(b)
+	f.changed(b)
 	f.dropFinished(f.addresses[c.slave])
 }
 
-// dropFinished forgets the finished boots that are too many: those of a, whose
-// boot just finished, and those of all.
+// drop forgets b, which no connection carries, but for its place among those of its address.
+func (f *Fleet) drop(b *boot) {
+	f.finished.Remove(b.place)
+	delete(f.byID, b.known.ID)
+	delete(f.gone, b)
+}
+
+// dropFinished forgets the finished boots that are too many: those of a, which has one more
+// now, and those of all.
 func (f *Fleet) dropFinished(a *address) {
 	excess := -f.options.FinishedEach
 	for _, b := range a.boots {
@@ -188,74 +274,56 @@ func (f *Fleet) dropFinished(a *address) {
 				return false
 			}
 			excess--
-			f.finished.Remove(b.place)
+			f.drop(b)
 			return true
 		})
 	}
-	for f.finished.Len() > f.options.Finished {
-		oldest := f.finished.Remove(f.finished.Back()).(*boot)
+	for spared := 0; f.finished.Len() > f.options.Finished; {
+		place := f.finished.Back()
+		oldest := place.Value.(*boot)
 		owner := f.addresses[oldest.known.Slave]
-		owner.boots = slices.DeleteFunc(owner.boots, func(b *boot) bool { return b == oldest })
+		if oldest == owner.boots[len(owner.boots)-1] && spared < maxSpared { // nothing else would tell of this slave
+			spared++
+			f.finished.MoveToFront(place)
+			continue
+		}
+		f.drop(oldest)
+		owner.remove(oldest)
 	}
 }
 
-// checkQuiet finds the loading boots that became quiet. It looks at no other.
-func (f *Fleet) checkQuiet() {
+// maxSpared bounds how many boots are looked at before one is forgotten.
+const maxSpared = 32
+
+// checkLoading finds the loading boots that became quiet, that are stuck, or that were and go
+// on. It looks at no other.
+func (f *Fleet) checkLoading() {
 	now := f.options.Now()
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	for b := range f.loading {
-		if b.known.Cured != nil && !b.elsewhere {
-			continue // it says itself when it has started, and may ask for nothing until then
-		}
 		latest, answering := b.activity()
 		if answering { // a big file on a slow link
 			b.answeringAt = now
 		}
-		if now.Sub(later(latest, b.answeringAt)) < quietAfter {
-			continue
+		silent := now.Sub(later(latest, b.answeringAt))
+		switch stuck := silent >= stuckAfter; {
+		case b.known.Failure != "":
+			if !stuck {
+				b.goOn()
+				f.changed(b)
+			}
+		case b.known.Cured != nil && !b.elsewhere: // it says itself when it has started
+			if stuck {
+				f.fail(b, now, stuckText)
+			}
+		case silent >= quietAfter:
+			delete(f.loading, b)
+			b.known.Phase = eboot.BootQuiet
+			if b.known.Cured == nil {
+				b.known.Loaded = latest
+			}
+			f.changed(b)
 		}
-		delete(f.loading, b)
-		b.known.Phase = eboot.BootQuiet
-		if b.known.Cured == nil {
-			b.known.Loaded = latest
-		}
-		f.tell(b)
 	}
-}
-
-// Boots returns the boots that are remembered, newest first.
-func (f *Fleet) Boots() []eboot.Boot {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	var boots []eboot.Boot
-	for _, a := range f.addresses {
-		boots = a.appendBoots(boots)
-	}
-	return newestFirst(boots)
-}
-
-// BootsOf returns the boots of one slave that are remembered, newest first.
-func (f *Fleet) BootsOf(slave netip.Addr) []eboot.Boot {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	a, known := f.addresses[slave.Unmap()]
-	if !known {
-		return nil
-	}
-	return newestFirst(a.appendBoots(nil))
-}
-
-func (a *address) appendBoots(boots []eboot.Boot) []eboot.Boot {
-	for _, b := range a.boots {
-		boots = append(boots, b.snapshot())
-	}
-	return boots
-}
-
-func newestFirst(boots []eboot.Boot) []eboot.Boot {
-	slices.SortStableFunc(boots, func(a, b eboot.Boot) int {
-		return cmp.Or(b.Began.Compare(a.Began), a.Slave.Compare(b.Slave))
-	})
-	return boots
 }

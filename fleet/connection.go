@@ -18,15 +18,23 @@ type Connection struct {
 	placed bool  // it is decided whether this carries a boot; owned by the serving goroutine
 	boot   *boot // the boot it carries; guarded by Fleet.mu
 	began  bool  // the boot it carries began with a script on this connection; likewise
+	claim        // likewise
 
 	mu          sync.Mutex // guards what follows; taken after Fleet.mu
 	requests    int64      // since the connection began to carry its boot
 	bytes       int64      // likewise
 	answering   bool       // the latest request has not been answered yet
+	deprived    bool       // there may be a former
 	latestAt    time.Time
 	latest      text
 	uncoveredAt time.Time
 	uncovered   text
+}
+
+// claim is how a connection lost its boot. The zero claim: it did not.
+type claim struct {
+	former *boot     // the boot that another server claimed
+	since  time.Time // when that was
 }
 
 // Connect notes a connection of slave to the listener of ERTS version erts.
@@ -35,6 +43,7 @@ func (f *Fleet) Connect(slave netip.Addr, erts string) *Connection {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	a := f.address(c.slave)
+	a.seen = true
 	a.leave() // connected addresses are not forgotten
 	a.connections[c] = struct{}{}
 	f.open++
@@ -73,18 +82,25 @@ func (c *Connection) Sent(n int) {
 	c.mu.Lock()
 	c.answering = false
 	c.bytes += int64(n)
+	deprived := c.deprived
 	c.mu.Unlock()
+	if deprived {
+		c.fleet.mu.Lock()
+		defer c.fleet.mu.Unlock()
+		c.fleet.regain(c)
+	}
 }
 
 // place lets a connection that did not begin with a boot script carry the latest
-// stock boot of its address, if there is one. It must not happen before the first request
-// is known not to be for a boot script, so its answer is the moment.
+// stock boot of its address, if there is one, also when it began on another server. It must
+// not happen before the first request is known not to be for a boot script, so its answer is
+// the moment.
 func (c *Connection) place() {
 	c.placed = true
 	f := c.fleet
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	if b := f.addresses[c.slave].latestBoot(c.erts); b != nil {
+	if b := f.latestBoot(f.addresses[c.slave], c.erts); b != nil {
 		f.carry(c, b)
 	}
 }
@@ -100,12 +116,14 @@ func (c *Connection) BootBegan(channel string, b eboot.Bundle) eboot.Pin {
 	return c.fleet.begin(c, channel, b)
 }
 
-// Closed notes the end of the connection.
-func (c *Connection) Closed() {
+// Closed notes the end of the connection. bySlave: the slave closed or reset it, and not this
+// server for a reason of its own.
+func (c *Connection) Closed(bySlave bool) {
 	f := c.fleet
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	f.release(c)
+	f.release(c, bySlave)
+	c.former = nil
 	a := f.addresses[c.slave]
 	delete(a.connections, c)
 	f.open--

@@ -17,7 +17,7 @@ import (
 // Bounds of what a Fleet remembers when Options say nothing.
 const (
 	DefaultAddresses    = 65_536
-	DefaultFinished     = 4096
+	DefaultBoots        = 131_072
 	DefaultFinishedEach = 16
 	DefaultPins         = 65_536
 	DefaultFollowers    = 64
@@ -26,6 +26,7 @@ const (
 const (
 	quietAfter = time.Second            // without a request: the boot is done
 	checkEvery = 250 * time.Millisecond // how often loading boots are looked at
+	movedEvery = 15 * time.Second       // how often OnBoot is told of boots that only count on
 	maxText    = 256                    // bytes of a remote text that are kept
 	maxERTS    = 32                     // bytes of an ERTS version that are kept
 )
@@ -38,11 +39,17 @@ type Options struct {
 	Now      func() time.Time // nil: time.Now
 	Logger   hclog.Logger     // nil: nothing is logged
 
+	// OnBoot is told of each change of a boot that this server observes, and every 15 s of those
+	// that only asked for more; OnEvent of each event that it observes. They are called under
+	// the lock of the Fleet: they must neither block nor call it. nil: nobody is told.
+	OnBoot  func(eboot.Boot)
+	OnEvent func(eboot.Event)
+
 	Addresses    int // addresses remembered; those with open connections always are
-	Finished     int // finished boots in all
-	FinishedEach int // finished boots of one address
+	Finished     int // boots in all that no connection here carries: finished, or of other servers; DefaultBoots
+	FinishedEach int // of them, those of one address
 	Pins         int
-	Followers    int // Follow calls at the same time
+	Followers    int // Follow calls at the same time, and FollowEvents calls
 }
 
 // Fleet remembers slaves. All methods may be called from any goroutine, before,
@@ -54,21 +61,40 @@ type Fleet struct {
 
 	wake chan struct{} // holds one token: there is something for Run to look at
 
-	mu        sync.Mutex
+	mu sync.Mutex
+	addressTable
+	bootTable
+	eventTable
+	open      int    // connections
+	begun     uint64 // boots, here
+	failed    uint64 // likewise
+	followers map[*follower]struct{}
+	stopped   bool // Run has ended: nobody serves followers any more
+}
+
+// addressTable is what is known of addresses. Guarded by Fleet.mu.
+type addressTable struct {
 	addresses map[netip.Addr]*address
 	strangers *list.List // of *address that were never answered nor connected, latest used first
 	idle      *list.List // of *address that were, and have no connection now, latest used first
-	finished  *list.List // of *boot in phase closed, newest first
-	loading   map[*boot]struct{}
-	open      int // connections
-	begun     uint64
-	followers map[*follower]struct{}
-	stopped   bool // Run has ended: nobody serves followers any more
+}
+
+// bootTable finds boots. Guarded by Fleet.mu.
+type bootTable struct {
+	byID     map[string]*boot
+	finished *list.List         // of *boot without a connection here, latest changed first
+	carried  map[*boot]struct{} // with one
+	loading  map[*boot]struct{} // of them, those that have not come to their end
+	gone     map[*boot]struct{} // whose slave left too early, a moment ago
+	nextID   uint64
+	names    names
 }
 
 // address is what is known of one address. Guarded by Fleet.mu.
 type address struct {
 	sighting    eboot.Sighting // without what the open connections know
+	seen        bool           // here: it asked or connected
+	refused     []refusal      // latest of each ERTS version
 	connections map[*Connection]struct{}
 	uncoveredAt time.Time
 	boots       []*boot // oldest first
@@ -90,7 +116,7 @@ func New(o Options) (*Fleet, error) {
 		value    *int
 		standard int
 	}{
-		{&o.Addresses, DefaultAddresses}, {&o.Finished, DefaultFinished}, {&o.FinishedEach, DefaultFinishedEach},
+		{&o.Addresses, DefaultAddresses}, {&o.Finished, DefaultBoots}, {&o.FinishedEach, DefaultFinishedEach},
 		{&o.Pins, DefaultPins}, {&o.Followers, DefaultFollowers},
 	} {
 		if *n.value <= 0 {
@@ -98,16 +124,17 @@ func New(o Options) (*Fleet, error) {
 		}
 	}
 	f := &Fleet{
-		options:   o,
-		pins:      newPinTable(o.Pins),
-		plans:     newPlanTable(standardPlans),
-		wake:      make(chan struct{}, 1),
-		addresses: map[netip.Addr]*address{},
-		strangers: list.New(),
-		idle:      list.New(),
-		finished:  list.New(),
-		loading:   map[*boot]struct{}{},
-		followers: map[*follower]struct{}{},
+		options:      o,
+		pins:         newPinTable(o.Pins),
+		plans:        newPlanTable(standardPlans),
+		wake:         make(chan struct{}, 1),
+		addressTable: addressTable{addresses: map[netip.Addr]*address{}, strangers: list.New(), idle: list.New()},
+		bootTable: bootTable{
+			byID: map[string]*boot{}, finished: list.New(), carried: map[*boot]struct{}{},
+			loading: map[*boot]struct{}{}, gone: map[*boot]struct{}{}, nextID: uint64(o.Now().UnixNano()), names: names{},
+		},
+		eventTable: eventTable{known: map[string]struct{}{}, readers: map[chan eboot.Event]struct{}{}},
+		followers:  map[*follower]struct{}{},
 	}
 	if o.PinFile != "" {
 		if err := f.pins.load(o.PinFile, o.Logger); err != nil {
@@ -122,22 +149,30 @@ func New(o Options) (*Fleet, error) {
 	return f, nil
 }
 
-// Run finds boots that became quiet and writes pins and plans, until ctx ends. Then it
-// ends every Follow and writes them a last time; the error is that of these writes.
+// Run finds boots that became quiet or failed, and writes pins and plans, until ctx ends.
+// Then it ends every Follow and FollowEvents, and writes them a last time; the error is that of these writes.
 func (f *Fleet) Run(ctx context.Context) error {
 	pins := pinWriter(f.pins, f.options.PinFile, f.options.Logger)
 	plans := planWriter(f.plans, f.options.PlanFile, f.options.Logger)
-	var check <-chan time.Time // nil while there is nothing to look at
+	var check, moved <-chan time.Time // nil while there is nothing to look at
 	for {
-		if check == nil && f.restless() {
+		restless, carrying := f.restless()
+		if check == nil && restless {
 			check = time.After(checkEvery)
+		}
+		if moved == nil && carrying && f.options.OnBoot != nil {
+			moved = time.After(movedEvery)
 		}
 		select {
 		case <-f.wake:
 		case <-check:
 			check = nil
-			f.checkQuiet()
+			f.checkLoading()
+			f.checkGone()
 			f.tellLost()
+		case <-moved:
+			moved = nil
+			f.tellMoved()
 		case <-pins.due():
 			pins.write()
 		case <-plans.due():
@@ -149,11 +184,12 @@ func (f *Fleet) Run(ctx context.Context) error {
 	}
 }
 
-// restless reports whether something may change by time alone.
-func (f *Fleet) restless() bool {
+// restless reports whether something may change by time alone, and whether requests may be
+// counted to some boot.
+func (f *Fleet) restless() (restless, carrying bool) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	return len(f.loading) > 0 || f.anyLost()
+	return len(f.loading) > 0 || len(f.gone) > 0 || f.anyLost(), len(f.carried) > 0
 }
 
 // wakeRun makes Run look again.
@@ -172,6 +208,7 @@ func (f *Fleet) Discovered(slave netip.Addr, erts, refusal string) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	a := f.address(slave)
+	a.seen = true
 	s := &a.sighting
 	s.AskedAt, s.Answered = now, refusal == ""
 	if s.AskedERTS != erts { // the usual repeat costs no copy
@@ -214,8 +251,8 @@ func (f *Fleet) address(slave netip.Addr) *address {
 
 func (f *Fleet) forget(a *address) {
 	a.leave()
-	for _, b := range a.boots { // all finished: a has no connection
-		f.finished.Remove(b.place)
+	for _, b := range a.boots { // none is carried: a has no connection
+		f.drop(b)
 	}
 	delete(f.addresses, a.sighting.Slave)
 }
@@ -229,13 +266,13 @@ func (a *address) leave() {
 	}
 }
 
-// Sighting returns what is known of slave; false when it was never seen, or was
-// forgotten.
+// Sighting returns what this server knows of slave; false when it never saw it, or has
+// forgotten it.
 func (f *Fleet) Sighting(slave netip.Addr) (eboot.Sighting, bool) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	a, known := f.addresses[slave.Unmap()]
-	if !known {
+	if !known || !a.seen {
 		return eboot.Sighting{}, false
 	}
 	s := a.sighting
@@ -249,11 +286,13 @@ func (f *Fleet) Sighting(slave netip.Addr) (eboot.Sighting, bool) {
 
 // Stats are numbers for graphs.
 type Stats struct {
-	Addresses   int    // remembered
+	Addresses   int    // remembered, those only other servers saw included
 	Connections int    // open
-	Loading     int    // boots in phase loading
-	Finished    int    // boots in phase closed that are remembered
-	Begun       uint64 // boots since the start
+	Loading     int    // boots under way here
+	Finished    int    // boots remembered that no connection here carries
+	Boots       int    // boots remembered in all
+	Begun       uint64 // boots here since the start
+	Failed      uint64 // of them
 	Pins        int
 	Plans       int
 }
@@ -263,7 +302,7 @@ func (f *Fleet) Stats() Stats {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	return Stats{
-		Addresses: len(f.addresses), Connections: f.open, Loading: len(f.loading),
-		Finished: f.finished.Len(), Begun: f.begun, Pins: f.pins.size(), Plans: f.plans.size(),
+		Addresses: len(f.addresses), Connections: f.open, Loading: len(f.loading), Finished: f.finished.Len(),
+		Boots: len(f.byID), Begun: f.begun, Failed: f.failed, Pins: f.pins.size(), Plans: f.plans.size(),
 	}
 }

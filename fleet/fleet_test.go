@@ -103,11 +103,11 @@ func TestSighting(t *testing.T) {
 		if s.Connections != 2 || s.LatestRequest != "get_cwd" || s.UncoveredPath != "/etc/passwd" || !s.LatestAt.Equal(time.Now()) {
 			t.Errorf("with connections: %+v", s)
 		}
-		two.Closed()
+		two.Closed(true)
 		advance(time.Second)
 		one.Requested("list_dir", []byte("/x"))
 		one.Uncovered([]byte("/x"))
-		one.Closed()
+		one.Closed(true)
 		s = f.mustSighting(t, slave)
 		if s.Connections != 0 || s.LatestRequest != "list_dir /x" || s.UncoveredPath != "/x" || !s.LatestAt.Equal(time.Now()) {
 			t.Errorf("after all closed: %+v", s)
@@ -119,7 +119,7 @@ func TestRemoteTextIsTamed(t *testing.T) {
 	f := open(t, Options{})
 	f.Discovered(slave, "13\x1b[2J"+strings.Repeat("x", 100), strings.Repeat("é", 1000))
 	c := f.Connect(slave, erts)
-	defer c.Closed()
+	defer c.Closed(true)
 	for _, name := range []string{
 		strings.Repeat("ü", 1000), "x" + strings.Repeat("ü", 1000), "\xff\xfe\x1b[31m\n", strings.Repeat("\xff", 300), "", strings.Repeat("€", 90),
 	} {
@@ -147,7 +147,7 @@ func TestAddressesAreBounded(t *testing.T) {
 	boots(connected)
 	former := f.Connect(other, erts)
 	boots(former)
-	former.Closed()
+	former.Closed(true)
 	f.Discovered(numbered(60000), erts, "") // answered: not a stranger
 	for i := range 1000 {
 		f.Discovered(numbered(i), erts, "not in the whitelist")
@@ -173,7 +173,7 @@ func TestAddressesAreBounded(t *testing.T) {
 	if len(f.Boots()) != 1 || f.Stats().Finished != 0 {
 		t.Errorf("boots of forgotten slaves stay: %+v", f.Boots())
 	}
-	connected.Closed()
+	connected.Closed(true)
 	if s := f.Stats(); s.Addresses != 10 || s.Connections != 0 || s.Finished != 1 {
 		t.Errorf("%+v", s)
 	}
@@ -186,7 +186,7 @@ func TestFinishedBootsAreBounded(t *testing.T) {
 			for range n {
 				c := f.Connect(a, erts)
 				boots(c)
-				c.Closed()
+				c.Closed(true)
 				advance(time.Millisecond)
 			}
 		}
@@ -218,7 +218,7 @@ func TestFollow(t *testing.T) {
 		c := f.Connect(slave, erts)
 		boots(c)
 		advance(2 * time.Second)
-		c.Closed()
+		c.Closed(true)
 		for _, phase := range []eboot.BootPhase{eboot.BootLoading, eboot.BootQuiet, eboot.BootClosed} {
 			if b := <-changes; b.Phase != phase || b.Slave != slave || b.Lost != 0 {
 				t.Errorf("%+v, want phase %s", b, phase)
@@ -259,7 +259,7 @@ func TestFollowSlowly(t *testing.T) {
 		for i := range each { // two changes each: half of them are lost
 			c = f.Connect(netip.AddrFrom4([4]byte{10, 0, byte(i >> 8), byte(i)}), erts)
 			boots(c)
-			c.Closed()
+			c.Closed(true)
 		}
 		var got, lost int64
 		var latest eboot.Boot
@@ -292,7 +292,7 @@ func TestRunSleepsWhenIdle(t *testing.T) {
 		f := open(t, Options{Now: func() time.Time { asked++; return time.Now() }})
 		stop := run(t, f)
 		c := f.Connect(slave, erts)
-		defer c.Closed()
+		defer c.Closed(true)
 		boots(c)
 		advance(10 * time.Second)
 		synctest.Wait()
@@ -337,7 +337,7 @@ func TestConcurrent(t *testing.T) {
 					f.Pins()
 					cancel()
 				}
-				c.Closed()
+				c.Closed(true)
 			}
 		}()
 	}

@@ -16,8 +16,8 @@ type follower struct {
 	latest *boot // the boot of the latest that was lost
 }
 
-// Follow delivers every boot as it begins, whenever its phase changes, and when its
-// slave reports how far it came. The channel is closed when ctx ends or Run does, and at once when too many follow.
+// Follow delivers every boot, of whichever server, as it begins, whenever its phase changes,
+// and when its slave reports how far it came. The channel is closed when ctx ends or Run does, and at once when too many follow.
 // A reader that falls behind loses changes; what it gets next then says in Lost
 // how many. When nothing else comes, the latest lost one is delivered again as it
 // is by then, so that the end of a burst is never missing.
@@ -53,10 +53,13 @@ func (f *Fleet) endFollowers() {
 	for w := range f.followers {
 		f.end(w)
 	}
+	for r := range f.readers {
+		f.endReader(r)
+	}
 }
 
-// tell delivers b as it is now to all followers.
-func (f *Fleet) tell(b *boot) {
+// show delivers b as it is now to all followers.
+func (f *Fleet) show(b *boot) {
 	if len(f.followers) == 0 {
 		return
 	}

@@ -36,7 +36,7 @@ func TestPinsSurvive(t *testing.T) {
 		first := time.Now()
 		c := f.Connect(slave, erts)
 		boots(c)
-		c.Closed()
+		c.Closed(true)
 		p, known := f.Pin(netip.AddrFrom16(slave.As16()), erts)
 		if !known || p.Manifest != bundle.Manifest || !p.At.Equal(first) || p.Slave != slave {
 			t.Errorf("%+v, %t", p, known)
@@ -61,10 +61,10 @@ func TestPinsSurvive(t *testing.T) {
 		newer.Manifest = digest("newer")
 		c = f.Connect(slave, erts)
 		c.BootBegan("stable", newer)
-		c.Closed()
+		c.Closed(true)
 		c = f.Connect(other, erts)
 		boots(c)
-		c.Closed()
+		c.Closed(true)
 		if err := stop(); err != nil { // writes at once
 			t.Fatal(err)
 		}
@@ -81,7 +81,7 @@ func TestPinsAreBounded(t *testing.T) {
 	pin := func(a netip.Addr) {
 		c := f.Connect(a, erts)
 		boots(c)
-		c.Closed()
+		c.Closed(true)
 	}
 	a := []netip.Addr{}
 	for i := range 5 {
@@ -114,10 +114,10 @@ func TestUnreadableBootIsNotPinned(t *testing.T) {
 	if p := c.BootBegan("stable", bundle); p != (eboot.Pin{}) {
 		t.Errorf("%+v", p)
 	}
-	c.Closed()
+	c.Closed(true)
 	c = f.Connect(slave, "no version")
 	boots(c)
-	c.Closed()
+	c.Closed(true)
 	if pins := f.Pins(); len(pins) != 0 {
 		t.Errorf("%+v", pins)
 	}
@@ -182,7 +182,7 @@ func TestBootSupersedesItsPin(t *testing.T) {
 	f.MergePins([]eboot.Pin{ahead})
 	peer.MergePins([]eboot.Pin{ahead})
 	c := f.Connect(slave, erts)
-	defer c.Closed()
+	defer c.Closed(true)
 	for _, at := range []time.Time{ahead.At.Add(1), ahead.At.Add(2)} {
 		c.Requested("get", script)
 		p := c.BootBegan("stable", bundle)
@@ -210,7 +210,7 @@ func TestBootSupersedesItsPin(t *testing.T) {
 func TestPinHasNoMonotonicTime(t *testing.T) {
 	f := open(t, Options{})
 	c := f.Connect(slave, erts)
-	defer c.Closed()
+	defer c.Closed(true)
 	if p := c.BootBegan("stable", bundle); p.At.IsZero() || p.At != p.At.Round(0).UTC() {
 		t.Errorf("%#v", p.At)
 	}
@@ -257,7 +257,7 @@ func TestMergedPinsAreBounded(t *testing.T) {
 		now = start.Add(time.Duration(i) * time.Second)
 		c := f.Connect(address(i), erts)
 		boots(c)
-		c.Closed()
+		c.Closed(true)
 	}
 	rounds := 0
 	for a.MergePins(b.Pins())+b.MergePins(a.Pins()) > 0 {
@@ -274,7 +274,7 @@ func TestMergedPinsAreBounded(t *testing.T) {
 	now = start.Add(-time.Hour)
 	c := a.Connect(slave, erts)
 	boots(c)
-	c.Closed()
+	c.Closed(true)
 	if _, known := a.Pin(slave, erts); !known || len(a.Pins()) != limit {
 		t.Errorf("a boot here is not pinned when the table is full of later ones: %d", len(a.Pins()))
 	}
@@ -306,7 +306,7 @@ func TestPinsConverge(t *testing.T) {
 			b.Manifest = digest(rapid.SampledFrom([]string{"one", "two", "three"}).Draw(t, "content"))
 			c := f.Connect(who, erts)
 			p := c.BootBegan("stable", b)
-			c.Closed()
+			c.Closed(true)
 			if !p.At.After(old.At) {
 				t.Fatalf("%+v is not later than %+v", p, old)
 			}
@@ -387,7 +387,7 @@ func TestPinFileThatCannotBeUsed(t *testing.T) {
 			t.Fatal(err)
 		}
 		boots(c)
-		c.Closed()
+		c.Closed(true)
 		if err := stop(); !errors.Is(err, os.ErrNotExist) {
 			t.Errorf("the last write failed, but Run says %v", err)
 		}

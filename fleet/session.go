@@ -8,11 +8,13 @@ import (
 )
 
 const (
-	maxMarks   = 16                         // phases of one boot that are kept
-	maxMark    = 64                         // bytes of the name of one
-	maxMode    = 16                         // bytes of a mode that are kept
-	maxAge     = 100 * 365 * 24 * time.Hour // of a loader: more is no time
-	lostWithin = time.Minute                // between the times of one boot script, as server and slave count them
+	maxMarks = 16 // phases of one boot that are kept
+	maxMark  = 64 // bytes of the name of one
+	maxMode  = 16 // bytes of a mode that are kept
+	// markRestarting is what a slave reports that was told to restart, as its last word.
+	markRestarting = "restarting"
+	maxAge         = 100 * 365 * 24 * time.Hour // of a loader: more is no time
+	lostWithin     = time.Minute                // between the times of one boot script, as server and slave count them
 )
 
 // Opened is what a slave said when its loader, one of ours, opened a session, and the
@@ -24,6 +26,7 @@ type Opened struct {
 	Channel  string        // of the slave, by this server
 	Mode     string        // "interactive" or "embedded"
 	Age      time.Duration // since the slave's loader started, as the slave counts it
+	Control  bool          // the slave keeps the connection, and can be told to restart over it
 }
 
 // Report is what a loader of ours said of its boot so far. A report that was sent again,
@@ -37,7 +40,8 @@ type Report struct {
 // Opened notes that the loader of ours opened a session on this connection, which belongs
 // to boot o.Boot of the slave from now on. That is the boot that began on this very
 // connection, or one that opened sessions with this number before, or one that lost its
-// connection right after the boot script; and else one that began on another server.
+// connection right after the boot script, all that on whichever server; and else one that
+// began on a server that told nothing of it.
 // When no pin as late as this boot is known here, it enters one and returns it, for
 // other servers to know; else the zero Pin.
 func (c *Connection) Opened(o Opened) eboot.Pin {
@@ -50,24 +54,30 @@ func (c *Connection) Opened(o Opened) eboot.Pin {
 	b := c.boot
 	if b == nil || !b.continuedBy(c, o) {
 		c.restart()
-		b = f.addresses[c.slave].sessionBoot(c.erts, o, origin)
+		b = f.sessionBoot(f.addresses[c.slave], c.erts, o, origin)
 	}
 	switch {
 	case b == nil:
 		b = f.enter(c, eboot.Boot{
-			Slave: c.slave, Server: f.options.Server, ERTS: c.erts, Channel: o.Channel,
-			Bundle: o.Bundle, Manifest: o.Manifest, Loader: eboot.LoaderEboot,
-			Began: origin, Latest: now, Cured: o.cured(true),
+			BootRecord: eboot.BootRecord{Revision: takeOver},
+			Slave:      c.slave, ERTS: c.erts, Channel: o.Channel, Bundle: o.Bundle, Manifest: o.Manifest,
+			Loader: eboot.LoaderEboot, Began: origin, Latest: now, Cured: o.cured(true),
 		})
 		b.origin, b.elsewhere = origin, true
 	case b.known.Cured == nil:
-		b.known.Loader, b.known.Cured, b.origin = eboot.LoaderEboot, o.cured(false), origin
+		b.known.Loader, b.known.Cured, b.origin = eboot.LoaderEboot, o.cured(!f.ours(b)), origin
 		b.known.Loaded = time.Time{} // the silence before was not the end
 		if c.boot == b {
 			f.load(b)
 		}
 	case c.boot != b:
 		b.elsewhere = true
+		if b.origin.IsZero() { // it began on another server
+			b.origin = origin
+		}
+	}
+	if b.setControl(o.Control) && c.boot == b {
+		f.changed(b)
 	}
 	b.known.Latest = later(b.known.Latest, now) // else it would be quiet before it said a word
 	if c.boot != b {
@@ -79,7 +89,18 @@ func (c *Connection) Opened(o Opened) eboot.Pin {
 }
 
 func (o Opened) cured(takenOver bool) *eboot.CuredBoot {
-	return &eboot.CuredBoot{Number: o.Boot, Mode: printable(o.Mode, maxMode), TakenOver: takenOver}
+	return &eboot.CuredBoot{Number: o.Boot, Mode: printable(o.Mode, maxMode), TakenOver: takenOver, Control: o.Control}
+}
+
+// setControl notes whether the slave can be told something now, and reports whether that is new.
+func (b *boot) setControl(control bool) bool {
+	if b.known.Cured == nil || b.known.Cured.Control == control {
+		return false
+	}
+	cured := *b.known.Cured // who has a copy of the boot shares it
+	cured.Control = control
+	b.known.Cured = &cured
+	return true
 }
 
 // continuedBy reports whether b, which c carries, is the boot of session o.
@@ -95,17 +116,21 @@ func (b *boot) continuedBy(c *Connection, o Opened) bool {
 
 // sessionBoot returns the boot of a that session o, on a further connection, belongs to;
 // nil when none is known. origin is when the slave's loader started, as the slave says.
-func (a *address) sessionBoot(erts string, o Opened, origin time.Time) *boot {
+func (f *Fleet) sessionBoot(a *address, erts string, o Opened, origin time.Time) *boot {
 	var lost *boot
 	for _, b := range slices.Backward(a.boots) {
 		if b.known.ERTS != erts || b.known.Manifest != o.Manifest {
 			continue
 		}
+		within := cutWithin
+		if f.ours(b) { // its connection is known to be gone
+			within = lostWithin
+		}
 		switch cured := b.known.Cured; {
 		case cured != nil && cured.Number == o.Boot && o.Boot != 0:
 			return b
 		case cured == nil && lost == nil && len(b.carriers) == 0 && b.known.Loaded.IsZero() &&
-			b.known.Began.Sub(origin).Abs() < lostWithin:
+			b.known.Began.Sub(origin).Abs() < within:
 			lost = b
 		}
 	}
@@ -118,6 +143,7 @@ func (c *Connection) Reported(r Report) {
 	now := f.options.Now()
 	f.mu.Lock()
 	defer f.mu.Unlock()
+	f.regain(c)
 	b := c.boot
 	if b == nil || b.known.Cured == nil {
 		return
@@ -127,10 +153,11 @@ func (c *Connection) Reported(r Report) {
 	cured.Phases = slices.Clone(cured.Phases)
 	cured.Switches = max(cured.Switches, r.Switches)
 	cured.Local = max(cured.Local, r.Local)
-	news := false
+	news := b.goOn()
 	for _, m := range r.Phases {
 		m = eboot.BootMark{Phase: printable(m.Phase, maxMark), AtMS: min(max(m.AtMS, 0), maxAge.Milliseconds())}
 		ended := m.Phase == string(eboot.BootStarted)
+		b.excused = b.excused || m.Phase == markRestarting
 		room := maxMarks - len(cured.Phases)
 		if room == 0 || room == 1 && !ended || slices.Contains(cured.Phases, m) { // the last place is for the end
 			continue
@@ -149,7 +176,7 @@ func (c *Connection) Reported(r Report) {
 	case b.known.Loaded.IsZero() && b.known.Phase == eboot.BootQuiet: // it was in the middle of its boot
 		f.load(b)
 	default:
-		f.tell(b)
+		f.changed(b)
 	}
 }
 

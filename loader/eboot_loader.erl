@@ -32,6 +32,7 @@
 -define(COMPLAIN, 10000).     % ms in vain until the console is told
 -define(SLOW, 20).           % ms to the answer of a slow link
 -define(GROUP, 64).           % modules fetched at once
+-define(AT_ONCE, 200).        % modules processed at once
 -define(FETCH, 400).          % paths in one request, and
 -define(FRAME, 32768).        % bytes of them; a server takes 64 KiB
 
@@ -124,7 +125,7 @@ init(Parent, Args) ->
     unregister(erl_prim_loader),
     register(erl_prim_loader, self()),
     Now = now_ms(),
-    S0 = #{parent => Parent, args => Args, hosts => hosts(), root => root(), mode => mode(), path => [],
+    S0 = #{parent => Parent, stock => Old, args => Args, hosts => hosts(), root => root(), mode => mode(), path => [],
            variables => variables(get_value(vars, Args, [])), % [{Name, Directory}]
            boot => boot_number(), began => Now,
            used => Now,       % when a request came, or the session was asked for
@@ -133,6 +134,7 @@ init(Parent, Args) ->
            quiet => Now + ?COMPLAIN, % until then the console is told nothing
            reason => no_answer,      % why it is in vain
            control => false,  % whether the connection is kept
+           restart => no,     % no | asked | begun
            conn => Conn,
            cache => #{roots => [], cwd => none, tree => none, files => #{}, expect => #{}, planned => false},
            report => #{phases => [], due => infinity, ended => false, switches => 0, local => 0}},
@@ -175,6 +177,8 @@ adopt(Old) ->
 
 %% The main loop.
 
+loop(#{restart := asked, report := #{ended := Ended}} = S) when Ended =/= false ->
+    loop(restart(S));
 loop(#{conn := #{socket := Socket}, parent := Parent} = S) ->
     receive
         {Pid, Request} when is_pid(Pid) ->
@@ -190,12 +194,18 @@ loop(#{conn := #{socket := Socket}, parent := Parent} = S) ->
         {'EXIT', Socket, _} ->
             loop(closed(S#{used := now_ms()}));
         {'EXIT', Parent, Why} ->
-            exit(Why);
+            ended(Why, S);
         _ ->
             loop(S)
     after wait(S) ->
             loop(careful(fun() -> timeout(now_ms(), S) end, S))
     end.
+
+%% ended stops with the node. So will the stock loader, which would crash over the connection
+%% that it has no more; init takes note of it in its turn.
+ended(Why, #{stock := Stock}) ->
+    exit(Stock, kill),
+    exit(Why).
 
 %% careful does what nobody waits for. Whatever goes wrong, the node lives.
 careful(Do, S) ->
@@ -325,32 +335,63 @@ info(Size, Type, Time, Mode) ->
     At = erlang:posixtime_to_universaltime(Time),
     {file_info, Size, Type, read, At, At, At, Mode, 1, 0, 0, 0, 0, 0}.
 
-%% get_modules asks for what is missing of a group of modules at once. A caller that
+%% get_modules asks for what is missing of a group of modules at once. Most of the time of a boot
+%% goes into what the caller's fun does, the check of the code and the making of machine code, so
+%% that is done by processes of its own, on all schedulers and while the next files come. A caller that
 %% fails is not our failure: what its fun returns or throws is told to it.
 get_modules(Modules, Fun, Path, S) ->
-    get_modules(Modules, Fun, Path, S, [], []).
+    get_modules(Modules, Fun, Path, S, #{begun => 0, running => #{}, good => [], bad => []}). % running: Monitor => Module
 
-get_modules([], _, _, S, Good, Bad) ->
+get_modules([], _, _, S, #{running := Running, good := Good, bad := Bad}) when Running =:= #{} ->
     {{ok, {Good, Bad}}, S};
-get_modules(Modules, Fun, Path, S0, Good0, Bad0) ->
+get_modules([], Fun, Path, S, Work) ->
+    get_modules([], Fun, Path, S, end_one(Work, S));
+get_modules(Modules, Fun, Path, S0, Work0) ->
     {Group, Rest} = split(?GROUP, Modules, []),
     S1 = ready(S0),
     S2 = fetch(missing(Group, Path, S1), S1),
-    {S, Good, Bad} = get_group(Group, Fun, Path, S2, Good0, Bad0),
-    get_modules(Rest, Fun, Path, S, Good, Bad).
+    {S, Work} = get_group(Group, Fun, Path, S2, Work0),
+    get_modules(Rest, Fun, Path, S, Work).
 
-get_group([Module | Modules], Fun, Path, S, Good, Bad) ->
+get_group([Module | Modules], Fun, Path, S, Work) ->
     case get_file(beam(Module), Path, S) of
         {{ok, Beam, Name}, S1} ->
-            case process(Module, Name, Beam, Fun) of
-                {ok, Result} -> get_group(Modules, Fun, Path, S1, [{Module, Result} | Good], Bad);
-                {error, Reason} -> get_group(Modules, Fun, Path, S1, Good, [{Module, Reason} | Bad])
-            end;
-        {{error, Reason}, S1} ->
-            get_group(Modules, Fun, Path, S1, Good, [{Module, Reason} | Bad])
+            get_group(Modules, Fun, Path, S1, begin_one(Module, fun() -> process(Module, Name, Beam, Fun) end, Work, S1));
+        {{error, _} = Error, S1} ->
+            get_group(Modules, Fun, Path, S1, note(Module, Error, Work))
     end;
-get_group([], _, _, S, Good, Bad) ->
-    {S, Good, Bad}.
+get_group([], _, _, S, Work) ->
+    {S, Work}.
+
+%% begin_one begins what is to be done for a module, when there is room for it.
+begin_one(Module, Do, #{begun := N, running := Running} = Work, _) when map_size(Running) < ?AT_ONCE ->
+    {_, Monitor} = spawn_at(N, fun() -> exit({?MODULE, Do()}) end),
+    Work#{begun := N + 1, running := Running#{Monitor => Module}};
+begin_one(Module, Do, Work, S) ->
+    begin_one(Module, Do, end_one(Work, S), S).
+
+%% spawn_at begins a process on the Nth scheduler: in a node that has just begun the others sleep on for
+%% longer than a boot takes. The option is not documented; OTP 23 to 29 know it.
+spawn_at(N, Do) ->
+    try
+        spawn_opt(Do, [monitor, {scheduler, N rem erlang:system_info(schedulers_online) + 1}])
+    catch
+        error:badarg -> spawn_monitor(Do)
+    end.
+
+%% end_one waits for the end of any.
+end_one(#{running := Running} = Work, #{parent := Parent}) ->
+    receive
+        {'DOWN', Monitor, process, _, Why} when is_map_key(Monitor, Running) ->
+            #{Monitor := Module} = Running,
+            Result = case Why of {?MODULE, R} -> R; _ -> {error, {crash, Why}} end,
+            note(Module, Result, Work#{running := maps:remove(Monitor, Running)});
+        {'EXIT', Parent, Why} ->
+            exit(Why)
+    end.
+
+note(Module, {ok, Result}, #{good := Good} = Work) -> Work#{good := [{Module, Result} | Good]};
+note(Module, {error, Reason}, #{bad := Bad} = Work) -> Work#{bad := [{Module, Reason} | Bad]}.
 
 process(Module, Name, Beam, Fun) ->
     try Fun(Module, Name, Beam) of
@@ -580,7 +621,7 @@ open(#{args := Args, conn := #{pack := Pack} = Conn, cache := #{tree := Tree, pl
     Want = [tree || Tree =:= none] ++ [plan || not Planned, Ended =:= false],
     Options = [{bundle, get_value(bundle, Args, <<>>)}, {script, get_value(script, Args, <<>>)}, {mode, Mode},
                {root, text(Root)}, {age, Now - Began}, {boot, Boot},
-               {want, Want}, {pack, Pack}],
+               {want, Want}, {pack, Pack}, {can, [restart]}],
     send({eboot_open, 1, get_value(digest, Args, <<>>), Options},
          S#{used := Now, conn := Conn#{session := opening, asked := Now}}).
 
@@ -604,6 +645,8 @@ take({eboot_file, Path, Content}, S) ->
 take({eboot_done, _}, S) -> {more, useful(S)};
 take({eboot_open, {ok, Info}}, S) -> {more, opened(Info, S)};
 take({eboot_open, {error, Reason}}, S) -> {lost, complain(lost(S#{reason := Reason}))};
+take({eboot_restart, Boot}, #{boot := Boot, restart := no} = S) -> {more, S#{restart := asked}};
+take({eboot_restart, _}, S) -> {more, S}; % of a boot before this one
 take({error, unknown_command}, #{conn := #{session := opening} = Conn, cache := C} = S) ->
     {more, useful(S#{conn := Conn#{session := plain}, cache := C#{tree := none, expect := #{}}})};
 take(Reply, S) -> {Reply, useful(S)}.
@@ -796,7 +839,11 @@ tcp_options() ->
 %% Reports, and what is done when nothing happens.
 
 phase_reached(Phase, At, #{began := Began, report := #{phases := Phases, due := Later, ended := Ended} = Report} = S) ->
-    Due = case Phase of started -> 0; _ -> min(Later, At + ?LAZY_REPORT) end,
+    Due = case Phase of
+              started -> 0;
+              restarting -> 0;
+              _ -> min(Later, At + ?LAZY_REPORT)
+          end,
     S1 = S#{used := now_ms(), report := Report#{phases := [{phase, Phase, max(0, At - Began)} | Phases], due := Due,
                                                         ended := case Phase of started -> At; _ -> Ended end}},
     case Due of
@@ -833,6 +880,14 @@ opening(S) ->
     S.
 
 local(#{report := #{local := Local} = Report} = S) -> S#{report := Report#{local := Local + 1}}.
+
+%% restart has init begin anew, as a server wants it; the stock loader comes back then. It is
+%% not done in the middle of a boot. Init is asked by another process: it may be waiting for us.
+restart(S0) ->
+    S1 = S0#{restart := begun},
+    S = careful(fun() -> phase_reached(restarting, now_ms(), S1) end, S1),
+    spawn(init, restart, []),
+    S.
 
 %% wait is how long the loop may sleep.
 wait(#{report := #{due := Due}} = S) ->

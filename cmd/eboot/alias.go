@@ -23,7 +23,7 @@ func (c *command) otpAliases() []*cobra.Command {
 		{Use: "delete-slave HOST", Args: arguments(1, 1), RunE: c.otpDelete(hostPrefix)},
 		{Use: "add-subnet NETMASK ADDR", Args: arguments(2, 2), RunE: c.otpAdd(subnetPrefix)},
 		{Use: "delete-subnet NETMASK ADDR", Args: arguments(2, 2), RunE: c.otpDelete(subnetPrefix)},
-		c.read(&cobra.Command{Use: "which-slaves", Args: arguments(0, 0), RunE: c.slaveList().RunE}),
+		c.read(&cobra.Command{Use: "which-slaves", Args: arguments(0, 0), RunE: c.withClient(c.listEntries)}),
 		c.read(&cobra.Command{Use: "would-be-booted HOST", Args: arguments(1, 1), RunE: c.withClient(c.wouldBeBooted)}),
 	}
 	for _, a := range aliases {

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"net/netip"
+	"slices"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -34,12 +35,20 @@ func (c *command) bootsCommand() *cobra.Command {
 				return err
 			}
 			return c.print(boots, func(w io.Writer) error {
+				header := "BEGAN SLAVE ERTS BUNDLE CHANNEL LOADER PHASE LOADED-IN REQUESTS BYTES"
+				failures := slices.ContainsFunc(boots, func(b eboot.Boot) bool { return b.Failure != "" })
+				if failures {
+					header += " FAILURE"
+				}
 				rows := make([][]string, len(boots))
 				for i, b := range boots {
 					rows[i] = []string{timeText(b.Began), b.Slave.String(), b.ERTS, b.Bundle.String(), b.Channel, b.Loader, phaseText(b),
 						durationText(b), fmt.Sprint(b.Requests), bytesText(b.Bytes)}
+					if failures {
+						rows[i] = append(rows[i], dash(b.Failure))
+					}
 				}
-				return table(w, "BEGAN SLAVE ERTS BUNDLE CHANNEL LOADER PHASE LOADED-IN REQUESTS BYTES", rows)
+				return table(w, header, rows)
 			})
 		}),
 	}
@@ -87,8 +96,12 @@ func (c *command) followBoots(ctx context.Context, client *api.Client, slave net
 		if c.json() {
 			return json.NewEncoder(c.out).Encode(b)
 		}
-		_, err := fmt.Fprintf(c.out, "%s %s %s %s %s: loader %s, %d requests, %s in %s%s\n", timeText(b.Latest), b.Slave, phaseText(b), b.Bundle, b.ERTS,
-			b.Loader, b.Requests, bytesText(b.Bytes), durationText(b), curedText(b))
+		failure := ""
+		if b.Failure != "" {
+			failure = ": " + b.Failure
+		}
+		_, err := fmt.Fprintf(c.out, "%s %s %s %s %s: loader %s, %d requests, %s in %s%s%s\n", timeText(b.Latest), b.Slave, phaseText(b), b.Bundle, b.ERTS,
+			b.Loader, b.Requests, bytesText(b.Bytes), durationText(b), curedText(b), failure)
 		return err
 	})
 }

@@ -15,7 +15,7 @@ import (
 )
 
 func (c *command) bundleCommand() *cobra.Command {
-	return group("bundle", "What was published", c.bundlePublish(), c.bundleList(), c.bundleShow(), c.bundleVerify(), c.bundleRemove())
+	return group("bundle", "What was published", c.bundlePublish(), c.bundleList(), c.bundleShow(), c.bundleDiff(), c.bundleVerify(), c.bundleProtect(), c.bundleRemove())
 }
 
 // publishFlags are the flags of `bundle publish`.
@@ -178,9 +178,9 @@ func (c *command) bundleList() *cobra.Command {
 				rows := make([][]string, len(bundles))
 				for i, b := range bundles {
 					rows[i] = []string{b.Ref().String(), b.ERTS, b.Manifest.Short(), fmt.Sprint(b.Files), bytesText(b.Bytes),
-						timeText(b.PublishedAt), dash(strings.Join(b.Channels, ","))}
+						timeText(b.PublishedAt), dash(strings.Join(b.Channels, ",")), yesNo(b.Protected)}
 				}
-				return table(w, "BUNDLE ERTS MANIFEST FILES SIZE PUBLISHED CHANNELS", rows)
+				return table(w, "BUNDLE ERTS MANIFEST FILES SIZE PUBLISHED CHANNELS PROTECTED", rows)
 			})
 		}),
 	})
@@ -191,6 +191,7 @@ func (c *command) bundleShow() *cobra.Command {
 	var erts string
 	cmd := &cobra.Command{
 		Use: "show NAME@VERSION", Short: "Show a bundle, once for each ERTS version it was published for, or its boot script", Args: arguments(1, 1),
+		ValidArgsFunction: c.complete(bundleNames),
 		RunE: c.withClient(func(ctx context.Context, client *api.Client, args []string) error {
 			ref, err := eboot.ParseRef(args[0])
 			if err != nil {
@@ -260,9 +261,13 @@ func bundleText(w io.Writer, d api.BundleDetail) error {
 		{"published", timeText(d.PublishedAt)},
 		{"channels", dash(strings.Join(d.Channels, ","))},
 		{"pinned by", fmt.Sprintf("%d slaves", d.Pins)},
+		{"protected", yesNo(d.Protected)},
 		{"held", held},
 		{"holders", strings.Join(d.Holders, " ")},
-	}...); err != nil || len(d.Copies) == 0 {
+	}...); err != nil {
+		return err
+	}
+	if err := pinsText(w, d); err != nil || len(d.Copies) == 0 {
 		return err
 	}
 	rows := make([][]string, len(d.Copies))
@@ -277,9 +282,52 @@ func bundleText(w io.Writer, d api.BundleDetail) error {
 	return table(w, "SERVER ADDRESS BLOBS PROBLEM", rows)
 }
 
+// pinsText lists the slaves that a bundle is kept for.
+func pinsText(w io.Writer, d api.BundleDetail) error {
+	if len(d.PinnedBy) == 0 {
+		return nil
+	}
+	rows := make([][]string, len(d.PinnedBy))
+	for i, p := range d.PinnedBy {
+		rows[i] = []string{p.Slave.String(), timeText(p.At)}
+	}
+	fmt.Fprintln(w)
+	if err := table(w, "PINNED-BY BOOTED", rows); err != nil || d.Pins <= len(rows) {
+		return err
+	}
+	_, err := fmt.Fprintf(w, "and %d more\n", d.Pins-len(rows))
+	return err
+}
+
+func (c *command) bundleProtect() *cobra.Command {
+	var off bool
+	cmd := &cobra.Command{
+		Use: "protect NAME@VERSION", Short: "Have a bundle neither removed nor collected", Args: arguments(1, 1),
+		ValidArgsFunction: c.complete(bundleNames),
+		RunE: c.withClient(func(ctx context.Context, client *api.Client, args []string) error {
+			ref, err := eboot.ParseRef(args[0])
+			if err != nil {
+				return err
+			}
+			result, err := client.ProtectBundle(ctx, ref, !off)
+			if err != nil {
+				return err
+			}
+			done := "protected "
+			if off {
+				done = "no longer protected: "
+			}
+			return c.print(result, func(w io.Writer) error { return written(w, done+ref.String(), result) })
+		}),
+	}
+	cmd.Flags().BoolVar(&off, "off", false, "allow both again")
+	return c.write(cmd)
+}
+
 func (c *command) bundleVerify() *cobra.Command {
 	return &cobra.Command{
 		Use: "verify NAME@VERSION", Short: "Have the server hash every blob of a bundle (exit 1 when one is damaged or missing)", Args: arguments(1, 1),
+		ValidArgsFunction: c.complete(bundleNames),
 		RunE: c.withClient(func(ctx context.Context, client *api.Client, args []string) error {
 			ref, err := eboot.ParseRef(args[0])
 			if err != nil {
@@ -318,6 +366,7 @@ func (c *command) bundleRemove() *cobra.Command {
 	var force bool
 	cmd := &cobra.Command{
 		Use: "rm NAME@VERSION", Short: "Remove a bundle that no channel points to, and the blobs that only it names", Args: arguments(1, 1),
+		ValidArgsFunction: c.complete(bundleNames),
 		RunE: c.withClient(func(ctx context.Context, client *api.Client, args []string) error {
 			ref, err := eboot.ParseRef(args[0])
 			if err != nil {

@@ -15,7 +15,7 @@ import (
 )
 
 func (c *command) channelCommand() *cobra.Command {
-	return group("channel", "What boots", c.channelList(), c.channelShow(), c.channelSet())
+	return group("channel", "What boots", c.channelList(), c.channelShow(), c.channelSet(), c.channelUndo())
 }
 
 func (c *command) channelList() *cobra.Command {
@@ -37,12 +37,15 @@ func (c *command) channelList() *cobra.Command {
 	})
 }
 
-const channelHeader = "CHANNEL ERTS BUNDLE LOADER CONTROL"
+const channelHeader = "CHANNEL ERTS BUNDLE LOADER CONTROL LIVE"
 
 func channelRows(ch eboot.Channel) [][]string {
 	options := ch.Options.Words()
+	if options.Live == eboot.LiveOn {
+		options.Loader = eboot.LoaderStock // whatever it is set to
+	}
 	row := func(erts, bundle string) []string {
-		return []string{ch.Name, erts, bundle, options.Loader, options.Control}
+		return []string{ch.Name, erts, bundle, options.Loader, options.Control, options.Live}
 	}
 	if len(ch.Bundles) == 0 {
 		return [][]string{row("-", "-")}
@@ -57,6 +60,7 @@ func channelRows(ch eboot.Channel) [][]string {
 func (c *command) channelShow() *cobra.Command {
 	return c.read(&cobra.Command{
 		Use: "show CHANNEL", Short: "Show one channel and its latest moves", Args: arguments(1, 1),
+		ValidArgsFunction: c.complete(channelNames),
 		RunE: c.withClient(func(ctx context.Context, client *api.Client, args []string) error {
 			ch, err := client.Channel(ctx, args[0])
 			if err != nil {
@@ -90,6 +94,8 @@ func (c *command) channelSet() *cobra.Command {
 		Use:   "set CHANNEL [NAME@VERSION]",
 		Short: "Point a channel to a bundle, or say how its slaves boot: they get it at their next boot",
 		Args:  arguments(1, 2),
+
+		ValidArgsFunction: c.complete(channelNames, bundleNames),
 		RunE: c.withClient(func(ctx context.Context, client *api.Client, args []string) (err error) {
 			switch {
 			case len(args) > 1:
@@ -99,7 +105,7 @@ func (c *command) channelSet() *cobra.Command {
 			case set.ERTS != "":
 				return fmt.Errorf("--erts %s: name the bundle too, NAME@VERSION: %w", set.ERTS, eboot.ErrInvalid)
 			case set.Options == eboot.ChannelOptions{}:
-				return fmt.Errorf("channel set %s: nothing to set; name a bundle (NAME@VERSION), --loader or --control: %w", args[0], eboot.ErrInvalid)
+				return fmt.Errorf("channel set %s: nothing to set; name a bundle (NAME@VERSION), --loader, --control or --live: %w", args[0], eboot.ErrInvalid)
 			}
 			if err := eboot.CheckName("channel", args[0]); err != nil {
 				return err
@@ -118,7 +124,35 @@ func (c *command) channelSet() *cobra.Command {
 		"eboot: boot scripts bring eboot's loader (the default of a channel); stock: they are served as published")
 	cmd.Flags().Var(choice{&set.Options.Control, []string{eboot.ControlOn, eboot.ControlOff}}, "control",
 		"on: slaves with eboot's loader keep their connection open; off: they close it when it is idle (the default of a channel)")
+	cmd.Flags().Var(choice{&set.Options.Live, []string{eboot.LiveOn, eboot.LiveOff}}, "live",
+		"on: every request is answered from the newest bundle, for development, with the stock loader; off: a boot sees one bundle (the default of a channel)")
 	return c.write(cmd)
+}
+
+func (c *command) channelUndo() *cobra.Command {
+	return c.write(&cobra.Command{
+		Use: "undo CHANNEL", Short: "Take the latest move of a channel back; again, make it anew", Args: arguments(1, 1),
+		ValidArgsFunction: c.complete(channelNames),
+		RunE: c.withClient(func(ctx context.Context, client *api.Client, args []string) error {
+			if err := eboot.CheckName("channel", args[0]); err != nil {
+				return err
+			}
+			result, err := client.UndoChannel(ctx, args[0])
+			if err != nil {
+				return err
+			}
+			return c.print(result, func(w io.Writer) error {
+				if err := written(w, "channel "+args[0]+": the latest move was taken back", result); err != nil {
+					return err
+				}
+				ch, err := client.Channel(ctx, args[0])
+				if err != nil {
+					return nil // the write is done; where the channel points to now is a courtesy
+				}
+				return table(w, channelHeader, channelRows(ch))
+			})
+		}),
+	})
 }
 
 // settingText says what a channel was set to.
@@ -132,6 +166,9 @@ func settingText(set api.ChannelSet) string {
 	}
 	if set.Options.Control != "" {
 		parts = append(parts, "control "+set.Options.Control)
+	}
+	if set.Options.Live != "" {
+		parts = append(parts, "live "+set.Options.Live)
 	}
 	text := strings.Join(parts, ", ")
 	if set.Bundle.IsZero() {

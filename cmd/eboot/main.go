@@ -24,6 +24,7 @@ const (
 	exitConflict    = 5
 	exitDenied      = 6
 	exitUnknown     = 7 // timed out or outcome unknown
+	exitRollout     = 8 // rollout failed or rolled back
 )
 
 // exitTable is the one place where sentinels become exit codes; the first match wins.
@@ -41,6 +42,7 @@ var exitTable = []struct {
 	{eboot.ErrNoLeader, exitUnreachable},
 	{eboot.ErrUnreachable, exitUnreachable},
 	{eboot.ErrUnavailable, exitFailed},
+	{errRollout, exitRollout},
 	{errNegative, exitFailed},
 }
 

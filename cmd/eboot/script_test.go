@@ -279,13 +279,14 @@ var maskTable = []struct {
 	with    string
 }{
 	{regexp.MustCompile(`[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}`), "UUID"},
+	{regexp.MustCompile(`UUID-[0-9a-z]{8,13}\b`), "UUID-N"}, // of a boot or an event
 	{regexp.MustCompile(`\b[0-9a-f]{64}\b`), "DIGEST"},
 	{regexp.MustCompile(`\b[0-9a-f]{12}\b`), "SHORT"},
 	{regexp.MustCompile(`\d{4}-\d\d-\d\d[T ]\d\d:\d\d:\d\d(\.\d+)?Z?`), "TIME"},
 	{regexp.MustCompile(`127\.0\.2\.\d+`), "IP"},
 	{regexp.MustCompile(`by process \d+`), "by process PID"},
 	{regexp.MustCompile(`127\.0\.0\.1:\d{5}\b`), "127.0.0.1:PORT"},
-	{regexp.MustCompile(`"(free_bytes|term|index|last_index|applied_index|cached_index|last_term|snapshot_index|snapshot_term)": \d+`), `"$1": 0`},
+	{regexp.MustCompile(`"(revision|free_bytes|term|index|last_index|applied_index|cached_index|last_term|snapshot_index|snapshot_term)": \d+`), `"$1": 0`},
 	{regexp.MustCompile(`index \d+(, term \d+)?`), "index N$1"},
 	{regexp.MustCompile(`, term \d+`), ", term N"},
 	{regexp.MustCompile(`[\d.]+ [kMGTP]?B free`), "SPACE free"},

@@ -105,22 +105,65 @@ func (c *command) slaveDeny() *cobra.Command {
 }
 
 func (c *command) slaveList() *cobra.Command {
-	return c.read(&cobra.Command{
-		Use: "list", Short: "Show the whitelist", Args: arguments(0, 0),
-		RunE: c.withClient(func(ctx context.Context, client *api.Client, _ []string) error {
-			entries, err := client.Whitelist(ctx)
+	var entries bool
+	cmd := &cobra.Command{
+		Use: "list", Short: "Show the fleet: every slave that was seen, and every entry of the whitelist of which none was", Args: arguments(0, 0),
+		RunE: c.withClient(func(ctx context.Context, client *api.Client, args []string) error {
+			if entries {
+				return c.listEntries(ctx, client, args)
+			}
+			slaves, err := client.Slaves(ctx)
 			if err != nil {
 				return err
 			}
-			return c.print(entries, func(w io.Writer) error {
-				rows := make([][]string, len(entries))
-				for i, e := range entries {
-					rows[i] = []string{e.Prefix.String(), e.Channel, labelText(e.Labels)}
+			return c.print(slaves, func(w io.Writer) error {
+				rows := make([][]string, len(slaves))
+				for i, s := range slaves {
+					rows[i] = fleetRow(s)
 				}
-				return table(w, "PREFIX CHANNEL LABELS", rows)
+				return table(w, "ADDRESS/PREFIX LABELS CHANNEL ERTS BUNDLE PHASE SERVER LOADED-IN BYTES LAST-SEEN FAILURES", rows)
 			})
 		}),
+	}
+	cmd.Flags().BoolVar(&entries, "entries", false, "the whitelist as it was written, one row for each entry")
+	return c.read(cmd)
+}
+
+// listEntries shows the whitelist.
+func (c *command) listEntries(ctx context.Context, client *api.Client, _ []string) error {
+	entries, err := client.Whitelist(ctx)
+	if err != nil {
+		return err
+	}
+	return c.print(entries, func(w io.Writer) error {
+		rows := make([][]string, len(entries))
+		for i, e := range entries {
+			rows[i] = []string{e.Prefix.String(), e.Channel, labelText(e.Labels)}
+		}
+		return table(w, "PREFIX CHANNEL LABELS", rows)
 	})
+}
+
+// fleetRow is a slave, or an entry of the whitelist of which none was seen. A bundle that it
+// gets at its next boot, and does not run, stands behind an arrow.
+func fleetRow(s eboot.SlaveStatus) []string {
+	address, phase, server, took, size := s.Prefix.String(), "-", "-", "-", "-"
+	failures := "-"
+	if s.Slave.IsValid() {
+		address, phase, failures = s.Slave.String(), "asked", fmt.Sprint(s.Failures)
+	}
+	var runs eboot.Ref
+	if b := s.Boot; b != nil {
+		runs, phase, server, took, size = b.Bundle, phaseText(*b), b.Server[:min(8, len(b.Server))], durationText(*b), bytesText(b.Bytes)
+	}
+	if s.Refusal != "" {
+		phase = "refused"
+	}
+	bundle := refText(runs)
+	if s.Next != runs && !s.Next.IsZero() {
+		bundle += "->" + s.Next.String()
+	}
+	return []string{address, labelText(s.Labels), dash(s.Channel), dash(s.ERTS), bundle, phase, server, took, size, timeText(s.LastSeen), failures}
 }
 
 func (c *command) slaveCheck() *cobra.Command {

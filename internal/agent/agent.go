@@ -130,7 +130,11 @@ func New(o Options) (a *Agent, err error) {
 		return nil, errors.Join(err, a.store.Close())
 	}
 	a.cache = servingcache.New(servingcache.Options{Path: a.data.servingCache(), Logger: o.Logger.Named("cache")})
-	a.fleet, err = fleet.New(fleet.Options{Server: a.server, PinFile: a.data.pins(), PlanFile: a.data.plans(), Now: a.now, Logger: o.Logger.Named("fleet")})
+	a.fleet, err = fleet.New(fleet.Options{
+		Server: a.server, PinFile: a.data.pins(), PlanFile: a.data.plans(), Now: a.now, Logger: o.Logger.Named("fleet"),
+		OnBoot:  func(b eboot.Boot) { a.group.exchange.booted(b) },
+		OnEvent: func(e eboot.Event) { a.group.exchange.happened(e) },
+	})
 	if err != nil {
 		return nil, errors.Join(err, a.store.Close())
 	}
@@ -230,6 +234,8 @@ func (a *Agent) Run(ctx context.Context) (err error) {
 	}
 	following.run("state", a.followState)
 	following.run("founding", a.found)
+	following.run("rollouts", a.driveRollouts)
+	following.run("retention", a.retain)
 	if peerListener != nil {
 		a.serveGroup(others, peerListener)
 		following.run("forming", a.cluster.Form)

@@ -33,7 +33,7 @@ func (a *Agent) found(ctx context.Context) error {
 		if cluster := a.machine.State().Cluster(); cluster != "" {
 			err := a.data.markFounded(cluster)
 			if err == nil {
-				return nil
+				return a.raiseAlone(ctx)
 			}
 			a.logger.Error("that this server belongs to a cluster could not be written down; trying again", "error", err)
 		}
@@ -47,6 +47,29 @@ func (a *Agent) found(ctx context.Context) error {
 		}
 		select {
 		case <-known:
+		case <-led:
+		case <-time.After(time.Second):
+		case <-ctx.Done():
+			return nil
+		}
+	}
+}
+
+// raiseAlone has a cluster of one server use what that server knows. In a group, who follows
+// the peers does it.
+func (a *Agent) raiseAlone(ctx context.Context) error {
+	if a.config.Clustered() {
+		return nil
+	}
+	for {
+		led := a.cluster.LeaderChanged()
+		if a.machine.State().Version() >= fsm.Version || a.cluster.Failure() != nil {
+			return nil
+		}
+		if err := a.raiseVersion(ctx); err != nil && ctx.Err() == nil {
+			a.logger.Debug("cluster version not raised yet; trying again", "error", err)
+		}
+		select {
 		case <-led:
 		case <-time.After(time.Second):
 		case <-ctx.Done():

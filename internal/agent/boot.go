@@ -1,10 +1,12 @@
 package agent
 
 import (
+	"errors"
 	"fmt"
 	"net/netip"
 	"strings"
 	"sync/atomic"
+	"syscall"
 	"time"
 
 	"eboot"
@@ -29,6 +31,7 @@ type bootService struct {
 	lacks     func(eboot.Bundle) bool // blobs of it are known to be missing here
 	outcast   *atomic.Pointer[error]  // why this server has no place in the cluster, if it has none
 	now       func() time.Time
+	without   atomic.Uint64 // searches of slaves for whose ERTS version there is no bundle
 }
 
 var (
@@ -43,10 +46,22 @@ func (s *bootService) Answer(q bootproto.Query) (bootproto.Offer, error) {
 	offer, err := s.offer(q.Slave.Addr(), q.ERTS)
 	if err != nil {
 		s.fleet.Discovered(q.Slave.Addr(), q.ERTS, err.Error())
+		s.refuse(q, err)
 		return bootproto.Offer{}, err
 	}
 	s.fleet.Discovered(q.Slave.Addr(), q.ERTS, "")
 	return offer, nil
+}
+
+// refuse makes it known that a slave which may boot cannot: nothing else would be heard of it.
+func (s *bootService) refuse(q bootproto.Query, err error) {
+	if !errors.Is(err, eboot.ErrNotFound) {
+		return
+	}
+	if entry, ok := s.view.State().Lookup(q.Slave.Addr()); ok {
+		s.without.Add(1)
+		s.fleet.Refused(q.Slave.Addr(), q.ERTS, entry.Channel, err.Error())
+	}
 }
 
 func (s *bootService) offer(slave netip.Addr, erts string) (none bootproto.Offer, err error) {
@@ -121,7 +136,7 @@ func admit(state *fsm.State, slave netip.Addr, erts string) (*eboot.WhitelistEnt
 	if !ok {
 		return nil, eboot.Bundle{}, fmt.Errorf("address is not whitelisted: %w", eboot.ErrDenied)
 	}
-	bundle, ok := state.ChannelBundle(entry.Channel, erts)
+	bundle, ok := state.Target(entry, slave, erts)
 	if !ok {
 		return entry, eboot.Bundle{}, fmt.Errorf("channel %s has no bundle for ERTS %s: %w", entry.Channel, erts, eboot.ErrNotFound)
 	}
@@ -159,15 +174,19 @@ func (c *bootSession) Allowed() error {
 }
 
 // resolve returns the connection's tree. Before a boot has begun on it, that is
-// the tree of the bundle that the latest boot of this address began with.
+// the tree of the bundle that the latest boot of this address began with. A live channel
+// shows each request what it points to now.
 func (c *bootSession) resolve() (*servedTree, error) {
 	if c.tree != nil {
 		return c.tree, nil
 	}
 	state := c.service.view.State()
-	_, bundle, err := admit(state, c.slave, c.erts)
+	entry, bundle, err := admit(state, c.slave, c.erts)
 	if err != nil {
 		return nil, err
+	}
+	if state.ChannelOptions(entry.Channel).Live == eboot.LiveOn {
+		return c.service.trees.tree(bundle)
 	}
 	if pin, ok := c.service.fleet.Pin(c.slave, c.erts); ok && pin.Manifest != bundle.Manifest {
 		if bundle, ok = state.BundleByManifest(pin.Manifest, c.erts); !ok {
@@ -184,18 +203,22 @@ func (c *bootSession) resolve() (*servedTree, error) {
 // with what the channel points to now. A script that the bundle does not have begins
 // nothing; init asks for X.boot first and for $ROOT/bin/X.boot on the same connection.
 func (c *bootSession) begin(name []byte) (bootproto.Content, error) {
-	entry, bundle, err := admit(c.service.view.State(), c.slave, c.erts)
+	state := c.service.view.State()
+	entry, bundle, err := admit(state, c.slave, c.erts)
 	if err != nil {
 		return bootproto.Content{}, err
 	}
+	options := state.ChannelOptions(entry.Channel)
 	tree, err := c.service.trees.tree(bundle)
 	if err != nil {
 		return bootproto.Content{}, err
 	}
 	c.note("get", name, tree)
-	content, err := c.script(entry, bundle, tree, name)
+	content, err := c.script(options, bundle, tree, name)
 	if err == nil {
-		c.tree = tree
+		if options.Live != eboot.LiveOn {
+			c.tree = tree
+		}
 		if pin := c.seen.BootBegan(entry.Channel, bundle); !pin.Manifest.IsZero() {
 			c.service.exchange.share(pin)
 		}
@@ -285,7 +308,13 @@ func (c *bootSession) WorkingDirectory() string {
 func (c *bootSession) Sent(n int) { c.seen.Sent(n) }
 
 // Close ends the observation.
-func (c *bootSession) Close(error) {
+func (c *bootSession) Close(reason error) {
 	c.tellLearned()
-	c.seen.Closed()
+	c.seen.Closed(closedBySlave(reason))
+}
+
+// closedBySlave reports whether a connection that ended for a reason was closed by its slave
+// between two requests, or reset by it.
+func closedBySlave(reason error) bool {
+	return reason == nil || errors.Is(reason, syscall.ECONNRESET) || errors.Is(reason, syscall.EPIPE)
 }

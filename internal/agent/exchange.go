@@ -15,18 +15,22 @@ import (
 )
 
 const (
-	pinPatience   = 50 * time.Millisecond // how long a boot script waits for a peer to know the pin
-	pinTimeout    = 2 * time.Second       // of one message
-	exchangeRetry = 5 * time.Second       // after one that failed
-	pinQueue      = 64                    // batches that wait for one peer; beyond them it gets all pins later
-	pinsAtOnce    = 1000                  // in one message
-	planQueue     = 64                    // plans that wait for one peer; beyond them it gets all plans later
-	levelTimeout  = time.Minute           // for all pins of a server, and for plans
+	pinPatience   = 50 * time.Millisecond  // how long a boot script waits for a peer to know the pin
+	pinTimeout    = 2 * time.Second        // of one message
+	exchangeRetry = 5 * time.Second        // after one that failed
+	pinQueue      = 64                     // batches that wait for one peer; beyond them it gets all pins later
+	pinsAtOnce    = 1000                   // in one message
+	planQueue     = 64                     // plans that wait for one peer; beyond them it gets all plans later
+	sightQueue    = 4096                   // boots and events likewise
+	sightsAtOnce  = 1000                   // of them in one message
+	sightPause    = 200 * time.Millisecond // between two messages: what changes meanwhile goes in one
+	levelTimeout  = time.Minute            // for all pins of a server, and for plans, boots and events
 )
 
 // exchange tells the other servers what was seen of slaves. Which bundle one has begun to
 // boot: a server that dies in the middle of a boot is followed by another with the same
-// bundle. And which files boots needed: the next one is fast wherever it lands.
+// bundle. Which files boots needed: the next one is fast wherever it lands. And how boots go
+// and what else was observed: every server shows the whole fleet.
 type exchange struct {
 	fleet  *fleet.Fleet
 	peers  *peers
@@ -36,6 +40,7 @@ type exchange struct {
 	mu    sync.Mutex
 	pins  *pinBatch // not handed out yet; nil: none
 	plans planSet   // likewise
+	seen  sights    // likewise
 }
 
 // pinBatch are pins that travel together. known is closed when one peer has them.
@@ -51,7 +56,7 @@ func (b *pinBatch) acknowledge() { b.once.Do(func() { close(b.known) }) }
 type planSet map[eboot.PlanKey]bool
 
 func newExchange(f *fleet.Fleet, p *peers, logger hclog.Logger) *exchange {
-	return &exchange{fleet: f, peers: p, logger: logger, wake: make(chan struct{}, 1), plans: planSet{}}
+	return &exchange{fleet: f, peers: p, logger: logger, wake: make(chan struct{}, 1), plans: planSet{}, seen: newSights()}
 }
 
 // share returns when one other server knows the pin, or after pinPatience: a boot does
@@ -121,6 +126,7 @@ func (x *exchange) run(ctx context.Context) error {
 				links[id] = l
 				group.Go(func() { l.pins.run(linked) })
 				group.Go(func() { l.plans.run(linked) })
+				group.Go(func() { l.seen.run(linked) })
 			}
 		}
 		for id, l := range links {
@@ -145,8 +151,8 @@ func (x *exchange) run(ctx context.Context) error {
 
 func (x *exchange) hand(links map[string]*link) {
 	x.mu.Lock()
-	pins, plans := x.pins, x.plans
-	x.pins, x.plans = nil, planSet{}
+	pins, plans, seen := x.pins, x.plans, x.seen
+	x.pins, x.plans, x.seen = nil, planSet{}, newSights()
 	x.mu.Unlock()
 	for id, l := range links {
 		if !x.peers.alive(id) {
@@ -158,6 +164,9 @@ func (x *exchange) hand(links map[string]*link) {
 		if len(plans) > 0 {
 			l.sendPlans(plans)
 		}
+		if seen.size() > 0 {
+			l.sendSights(seen)
+		}
 	}
 }
 
@@ -165,6 +174,7 @@ func (x *exchange) hand(links map[string]*link) {
 type link struct {
 	pins  *lane[*pinBatch]
 	plans *lane[planSet]
+	seen  *lane[sights]
 	alive bool // as of the latest notice
 	end   context.CancelFunc
 }
@@ -191,6 +201,11 @@ func (x *exchange) newLink(server string) *link {
 				return x.givePlans(ctx, server, func(eboot.LearnedPlan) bool { return true })
 			},
 		},
+		seen: &lane[sights]{
+			exchange: x, server: server, queue: make(chan sights, 1), behind: make(chan struct{}, 1),
+			give:  func(ctx context.Context, seen sights) error { return x.giveSights(ctx, server, seen) },
+			level: func(ctx context.Context) error { return x.levelSights(ctx, server) },
+		},
 	}
 }
 
@@ -198,6 +213,7 @@ func (l *link) notice(alive bool) {
 	if alive && !l.alive {
 		l.pins.fallBehind()
 		l.plans.fallBehind()
+		l.seen.fallBehind()
 	}
 	l.alive = alive
 }
@@ -295,9 +311,14 @@ func (x *exchange) givePlans(ctx context.Context, server string, wanted func(ebo
 	plans := slices.DeleteFunc(x.fleet.Plans(), func(p eboot.LearnedPlan) bool { return !wanted(p) })
 	ctx, cancel := context.WithTimeout(ctx, levelTimeout)
 	defer cancel()
-	err := x.peers.rpc.SendPlans(ctx, server, plans)
+	return knownTo(x.peers.rpc.SendPlans(ctx, server, plans))
+}
+
+// knownTo takes it for done when a server is of an older version, which knows nothing of what
+// it was sent.
+func knownTo(err error) error {
 	if errors.Is(err, eboot.ErrNotFound) {
-		return nil // an older version, which plans nothing
+		return nil
 	}
 	return err
 }

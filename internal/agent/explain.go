@@ -43,7 +43,12 @@ func (a *Agent) Explain(slave netip.Addr) eboot.Explanation {
 
 func (a *Agent) explainBundle(e *explainer, state *fsm.State, entry *eboot.WhitelistEntry, sighting eboot.Sighting) {
 	channel, ok := state.Channel(entry.Channel)
-	if !ok || len(channel.Bundles) == 0 {
+	moving, rolling := state.Rollout(entry.Channel)
+	rolling = rolling && !moving.Phase.Over()
+	if rolling {
+		explainRollout(e, &moving, entry)
+	}
+	if !ok || len(channel.Bundles) == 0 && !rolling {
 		e.fail("channel", fmt.Sprintf("channel %s points to no bundle", entry.Channel), fmt.Sprintf("eboot channel set %s NAME@VERSION", entry.Channel))
 		return
 	}
@@ -57,7 +62,7 @@ func (a *Agent) explainBundle(e *explainer, state *fsm.State, entry *eboot.White
 		}
 		return
 	}
-	bundle, ok := state.ChannelBundle(channel.Name, sighting.AskedERTS)
+	bundle, ok := state.Target(entry, sighting.Slave, sighting.AskedERTS)
 	if !ok {
 		e.fail("erts", fmt.Sprintf("the slave asked for ERTS %s; channel %s has %s", sighting.AskedERTS, channel.Name, versionList(channel)),
 			fmt.Sprintf("publish a bundle for ERTS %s and set channel %s to it, or install another ERTS on the slave", sighting.AskedERTS, channel.Name))
@@ -68,6 +73,20 @@ func (a *Agent) explainBundle(e *explainer, state *fsm.State, entry *eboot.White
 	if rank, last := a.boot.rank(state, sighting.Slave, bundle); last > 0 {
 		e.note("rank", fmt.Sprintf("this server is number %d of the %d that hold the bundle and are alive; slaves choose number 1", rank+1, last+1))
 	}
+}
+
+func explainRollout(e *explainer, r *eboot.Rollout, entry *eboot.WhitelistEntry) {
+	what := fmt.Sprintf("channel %s moves to %s, %s at stage %s (%d of %d)", r.Channel, r.Target, r.Phase, r.Stages[r.Stage].Name, r.Stage+1, len(r.Stages))
+	stage, ok := r.StageOf(e.out.Slave, entry.Labels)
+	switch {
+	case !ok:
+		what += "; no stage selects this slave, which follows when the rollout has succeeded"
+	case stage <= r.Stage:
+		what += "; this slave boots it"
+	default:
+		what += fmt.Sprintf("; this slave follows at stage %s", r.Stages[stage].Name)
+	}
+	e.note("rollout", what)
 }
 
 func (a *Agent) explainResidence(e *explainer, b eboot.Bundle) {

@@ -245,13 +245,14 @@ func (s *server) whitelisted(t *testing.T, slave string) bool {
 // notReady wants that the server is not ready, for a reason that holds part.
 func (s *server) notReady(t *testing.T, part string) {
 	t.Helper()
-	r, err := s.client.Readiness(t.Context())
-	if err != nil {
-		t.Fatal(err)
-	}
-	if r.Ready || !strings.Contains(strings.Join(r.Reasons, "\n"), part) {
-		t.Errorf("ready %v, reasons %q; want one with %q", r.Ready, r.Reasons, part)
-	}
+	var r eboot.Readiness
+	testutil.Poll(t, 10*time.Second, "a reason not to be ready: "+part, func() bool {
+		var err error
+		if r, err = s.client.Readiness(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		return !r.Ready && strings.Contains(strings.Join(r.Reasons, "\n"), part)
+	})
 }
 
 func (s *server) ready(t *testing.T) {

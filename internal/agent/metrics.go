@@ -29,6 +29,8 @@ func (a *Agent) registerMetrics() {
 	counter("eboot_file_timeouts_total", "Connections of slaves ended by a timeout.", func() uint64 { return a.files.Stats().Timeouts })
 	counter("eboot_file_sent_bytes_total", "Bytes sent to slaves.", func() uint64 { return a.files.Stats().BytesSent })
 
+	counter("eboot_discovery_without_bundle_total", "Discovery requests of whitelisted slaves for whose ERTS version their channel has no bundle.", a.boot.without.Load)
+	gauge("eboot_rollouts_active", "Rollouts that are not over.", func() float64 { return float64(a.activeRollouts()) })
 	gauge("eboot_slaves_seen", "Addresses remembered.", func() float64 { return float64(a.fleet.Stats().Addresses) })
 	gauge("eboot_boots_loading", "Boots under way.", func() float64 { return float64(a.fleet.Stats().Loading) })
 	counter("eboot_boots_total", "Boots begun.", func() uint64 { return a.fleet.Stats().Begun })
@@ -45,6 +47,15 @@ func (a *Agent) registerMetrics() {
 	gauge("eboot_applied_index", "Latest log entry that was applied.", func() float64 { return float64(a.machine.State().Index()) })
 	gauge("eboot_serving_cache_lag", "Log entries that the serving cache on disk is behind.", func() float64 { return float64(a.cacheLag()) })
 	gauge("eboot_uptime_seconds", "Time since this server started.", func() float64 { return time.Since(a.startedAt).Seconds() })
+}
+
+func (a *Agent) activeRollouts() (active int) {
+	for _, r := range a.view.State().Rollouts() {
+		if !r.Phase.Over() {
+			active++
+		}
+	}
+	return active
 }
 
 func (a *Agent) missingBlobs() int {

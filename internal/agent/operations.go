@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"net/netip"
+	"slices"
 
 	"github.com/google/uuid"
 
@@ -103,15 +104,29 @@ func (a *Agent) Channel(name string) (eboot.Channel, error) {
 func (a *Agent) SetChannel(ctx context.Context, w api.Write, channel string, set api.ChannelSet) (api.WriteResult, error) {
 	switch {
 	case set.Options != eboot.ChannelOptions{}:
-		configure := fsm.ConfigureChannel{Header: a.header(w), Channel: channel, Options: set.Options, Ref: set.Bundle, ERTS: set.ERTS}
-		if err := a.awaitVersion(ctx, fsm.MinimumVersion(configure)); err != nil {
-			return api.WriteResult{}, err
-		}
-		return a.write(ctx, configure)
+		return a.writeNew(ctx, fsm.ConfigureChannel{Header: a.header(w), Channel: channel, Options: set.Options, Ref: set.Bundle, ERTS: set.ERTS})
 	case set.Bundle.IsZero():
 		return api.WriteResult{}, fmt.Errorf("channel %s: neither a bundle nor options are given: %w", channel, eboot.ErrInvalid)
 	}
 	return a.write(ctx, fsm.SetChannel{Header: a.header(w), Channel: channel, Ref: set.Bundle, ERTS: set.ERTS})
+}
+
+// UndoChannel takes the latest move of a channel back.
+func (a *Agent) UndoChannel(ctx context.Context, w api.Write, channel string) (api.WriteResult, error) {
+	return a.writeNew(ctx, fsm.UndoChannel{Header: a.header(w), Channel: channel})
+}
+
+// ProtectBundle keeps a bundle from being removed, or lets it go again.
+func (a *Agent) ProtectBundle(ctx context.Context, w api.Write, ref eboot.Ref, protected bool) (api.WriteResult, error) {
+	return a.writeNew(ctx, fsm.ProtectBundle{Header: a.header(w), Ref: ref, Protected: protected})
+}
+
+// writeNew is write for commands that came with a later cluster version.
+func (a *Agent) writeNew(ctx context.Context, command fsm.Command) (api.WriteResult, error) {
+	if err := a.awaitVersion(ctx, fsm.MinimumVersion(command)); err != nil {
+		return api.WriteResult{}, err
+	}
+	return a.write(ctx, command)
 }
 
 // awaitVersion gives a cluster of servers that all know a version the moment that its
@@ -156,14 +171,27 @@ func (a *Agent) Bundle(ref eboot.Ref) ([]api.BundleDetail, error) {
 	state := a.view.State()
 	bundles := state.BundlesOf(ref)
 	if len(bundles) == 0 {
-		return nil, fmt.Errorf("bundle %s: does not exist; `eboot bundle list` shows what does: %w", ref, eboot.ErrNotFound)
+		return nil, noBundle(ref)
 	}
 	details := a.details(state, bundles)
+	for i := range details {
+		details[i].PinnedBy = a.pinnedBy(details[i].Bundle)
+	}
 	infos := a.infos(context.Background())
 	for i := range details {
 		details[i].Copies = a.copiesOf(details[i].Bundle, infos)
 	}
 	return details, nil
+}
+
+func noBundle(ref eboot.Ref) error {
+	return fmt.Errorf("bundle %s: does not exist; `eboot bundle list` shows what does: %w", ref, eboot.ErrNotFound)
+}
+
+// pinnedBy returns the first of the slaves whose latest boot began with b.
+func (a *Agent) pinnedBy(b eboot.Bundle) []eboot.Pin {
+	pins := slices.DeleteFunc(a.fleet.Pins(), func(p eboot.Pin) bool { return p.Manifest != b.Manifest || p.ERTS != b.ERTS })
+	return slices.Clip(pins[:min(len(pins), api.MaxPinnedBy)])
 }
 
 // copiesOf says how much of a bundle each server holds.
@@ -246,8 +274,9 @@ func (a *Agent) orphans(state *fsm.State, b eboot.Bundle) int {
 		}
 	}
 	pins := 0
+	since := a.now().Add(-a.config.Retention.PinMaxAge)
 	for _, p := range a.fleet.Pins() {
-		if p.Manifest == b.Manifest && p.ERTS == b.ERTS {
+		if p.Manifest == b.Manifest && p.ERTS == b.ERTS && p.At.After(since) {
 			pins++
 		}
 	}

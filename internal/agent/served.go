@@ -7,6 +7,7 @@ import (
 	"iter"
 	"path"
 	"sync"
+	"sync/atomic"
 
 	"github.com/hashicorp/go-hclog"
 
@@ -19,8 +20,6 @@ import (
 const (
 	maxScript   = 16 << 20 // bytes of a boot script that is rewritten; that of OTP has 7,000
 	maxScripts  = 256      // of one tree, rewritten ones that are kept
-	maxPlan     = 8 << 20  // bytes of files that a slave is sent ahead
-	maxPlanned  = 2000     // files
 	maxPacked   = 16 << 20 // bytes of compressed contents that are kept of one tree
 	leastPacked = 512      // bytes of a content that is worth compressing
 	packedCost  = 256      // bytes that a kept one takes beside its content
@@ -39,8 +38,11 @@ type servedTree struct {
 	mu      sync.Mutex
 	scripts map[scriptKey]rewrittenScript
 	modules map[eboot.PlanKey][]string
+	plans   map[eboot.PlanKey]*plan
 	packed  map[string][]byte // compressed contents by path; nil: not worth it
 	kept    int               // bytes of them
+
+	framed *atomic.Int64 // bytes of the frames of plans, until nobody has them any more
 }
 
 // scriptKey is what a rewritten script depends on, beside the tree.
@@ -60,7 +62,8 @@ type rewrittenScript struct {
 func newServedTree(tree *bundlefs.Tree, logger hclog.Logger) *servedTree {
 	return &servedTree{
 		Tree: tree, logger: logger, index: sync.OnceValue(func() []byte { return loader.EncodeTree(nodes(tree)) }),
-		scripts: map[scriptKey]rewrittenScript{}, modules: map[eboot.PlanKey][]string{}, packed: map[string][]byte{},
+		scripts: map[scriptKey]rewrittenScript{}, modules: map[eboot.PlanKey][]string{}, plans: map[eboot.PlanKey]*plan{}, packed: map[string][]byte{},
+		framed: new(atomic.Int64),
 	}
 }
 
@@ -147,54 +150,6 @@ func readScript(content filestore.Content) ([]byte, error) {
 		return nil, fmt.Errorf("read a boot script: %v: %w", err, eboot.ErrUnavailable)
 	}
 	return data, nil
-}
-
-// plan returns the files that a boot of the script will need: the modules that it loads,
-// then what earlier boots asked for, as much as a slave may be sent.
-func (t *servedTree) plan(key eboot.PlanKey, learned []string) []string {
-	modules := t.moduleFiles(key)
-	plan := make([]string, 0, len(modules)+len(learned))
-	seen := make(map[string]bool, cap(plan))
-	size := int64(0)
-	for _, paths := range [][]string{modules, learned} {
-		for _, path := range paths {
-			if len(plan) == maxPlanned || seen[path] {
-				continue
-			}
-			info, err := t.Stat([]byte(path), true)
-			if err != nil || info.Kind != eboot.KindFile || size+info.Size > maxPlan {
-				continue
-			}
-			seen[path] = true
-			size += info.Size
-			plan = append(plan, path)
-		}
-	}
-	return plan
-}
-
-// moduleFiles returns the files of the modules that a boot script loads by itself; none of
-// a script that cannot be read, now or at all.
-func (t *servedTree) moduleFiles(key eboot.PlanKey) []string {
-	t.mu.Lock()
-	files, ok := t.modules[key]
-	t.mu.Unlock()
-	if ok || key.Script == "" {
-		return files
-	}
-	data, err := t.published([]byte(key.Script))
-	if err != nil {
-		return nil
-	}
-	if script, err := loader.Parse(data); err == nil {
-		files = script.ModuleFiles(key.Embedded, t)
-	}
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	if len(t.modules) < maxScripts {
-		t.modules[key] = files
-	}
-	return files
 }
 
 // pack returns the content at name compressed; false when that is not worth it.

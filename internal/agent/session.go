@@ -3,6 +3,7 @@ package agent
 import (
 	"bytes"
 	"fmt"
+	"net/netip"
 	"time"
 
 	"eboot"
@@ -49,7 +50,7 @@ func (c *bootSession) Open(o bootproto.Open) (bootproto.Opened, error) {
 	if !ok {
 		return bootproto.Opened{}, fmt.Errorf("bundle %s (%s) does not exist for ERTS %s: %w", o.Bundle, digest.Short(), c.erts, bootproto.ErrUnavailable)
 	}
-	if !c.mayHave(state, entry.Channel, bundle, o.Age) {
+	if !c.mayHave(state, entry, bundle, o.Age) {
 		return bootproto.Opened{}, fmt.Errorf("bundle %s (%s): channel %s did not point to it when this boot began: %w", bundle.Ref(), digest.Short(), entry.Channel, bootproto.ErrDenied)
 	}
 	tree, err := s.trees.tree(bundle)
@@ -62,25 +63,25 @@ func (c *bootSession) Open(o bootproto.Open) (bootproto.Opened, error) {
 	c.tree = tree
 	c.begun(o, digest)
 	c.seen.Requested("eboot_open", []byte(bundle.Ref().String()))
+	control := state.ChannelOptions(entry.Channel).Control == eboot.ControlOn
 	pin := c.seen.Opened(fleet.Opened{
 		Boot: o.Boot, Manifest: digest, Bundle: bundle.Ref(), Channel: entry.Channel, Mode: o.Mode, Age: o.Age,
+		Control: control && o.CanRestart,
 	})
 	if !pin.Manifest.IsZero() {
 		s.exchange.tell(pin)
 	}
 	answer := bootproto.Opened{
 		Bundle: bundle.Ref().String(), Cwd: c.WorkingDirectory(), Roots: tree.Roots(),
-		Control: state.ChannelOptions(entry.Channel).Control == eboot.ControlOn,
+		Control: control,
 	}
 	if o.Tree {
 		answer.Tree = tree.index()
 	}
 	if o.Plan {
-		answer.Plan = tree.plan(c.opened.plan, s.fleet.Plan(c.opened.plan))
-		c.opened.planned = make(map[string]bool, len(answer.Plan))
-		for _, path := range answer.Plan {
-			c.opened.planned[path] = true
-		}
+		p := tree.plan(c.opened.plan, s.fleet.Plan(c.opened.plan))
+		answer.Plan, answer.Frames = p.paths, tree.frames(p)
+		c.opened.planned = p.planned
 	}
 	return answer, nil
 }
@@ -112,22 +113,42 @@ func namedBundle(state *fsm.State, name string, digest eboot.Digest, erts string
 	return state.BundleByManifest(digest, erts)
 }
 
-// mayHave reports whether the channel points to the bundle, or pointed to it when this
-// boot of the slave began: that is known here, or the channel's history says so of the time
+// mayHave reports whether the bundle is what this slave boots now, or what it got when this
+// boot of it began: that is known here, or the history of its channel says so of the time
 // that the slave names.
-func (c *bootSession) mayHave(state *fsm.State, channel string, b eboot.Bundle, age time.Duration) bool {
+func (c *bootSession) mayHave(state *fsm.State, entry *eboot.WhitelistEntry, b eboot.Bundle, age time.Duration) bool {
 	if c.tree != nil && c.opened == nil {
 		if r, ok := c.service.trees.residence(b); ok && r.tree == c.tree {
 			return true // this connection has sent its boot script
 		}
 	}
-	if now, ok := state.ChannelBundle(channel, c.erts); ok && now.Manifest == b.Manifest {
+	if now, ok := state.Target(entry, c.slave, c.erts); ok && now.Manifest == b.Manifest {
+		return true
+	}
+	// A slave that a rollout has come to may still run what the channel points to.
+	if now, ok := state.ChannelBundle(entry.Channel, c.erts); ok && now.Manifest == b.Manifest {
 		return true
 	}
 	if pin, ok := c.service.fleet.Pin(c.slave, c.erts); ok && pin.Manifest == b.Manifest {
 		return true
 	}
-	return pointedTo(state, channel, b, c.service.now().Add(-age))
+	began := c.service.now().Add(-age)
+	return pointedTo(state, entry.Channel, b, began) || rolledOut(state, entry, c.slave, b, began)
+}
+
+// rolledOut reports whether the slave booted b at a time, give or take ageSlack, because of
+// the latest rollout of its channel.
+func rolledOut(state *fsm.State, entry *eboot.WhitelistEntry, slave netip.Addr, b eboot.Bundle, at time.Time) bool {
+	r, ok := state.Rollout(entry.Channel)
+	if !ok || at.Before(r.StartedAt.Add(-ageSlack)) || r.Phase.Over() && at.After(r.ChangedAt.Add(ageSlack)) {
+		return false
+	}
+	target, ok := state.Bundle(r.Target, b.ERTS)
+	if !ok || target.Manifest != b.Manifest {
+		return false
+	}
+	stage, ok := r.StageOf(slave, entry.Labels)
+	return ok && stage <= r.Stage
 }
 
 // pointedTo reports whether the channel pointed to b's tree at a time, give or take
@@ -211,10 +232,10 @@ func (c *bootSession) Report(r bootproto.Report) {
 
 // script answers a boot script: with our loader in it, unless the channel wants none. A
 // loader of ours reads it as it was published, like any other file.
-func (c *bootSession) script(entry *eboot.WhitelistEntry, bundle eboot.Bundle, tree *servedTree, name []byte) (bootproto.Content, error) {
+func (c *bootSession) script(options eboot.ChannelOptions, bundle eboot.Bundle, tree *servedTree, name []byte) (bootproto.Content, error) {
 	content, err := tree.Get(name)
 	path, size, isFile := tree.Resolve(name)
-	stock := c.service.view.State().ChannelOptions(entry.Channel).Loader == eboot.LoaderStock
+	stock := options.Loader == eboot.LoaderStock || options.Live == eboot.LiveOn
 	if err != nil || !isFile || stock || size > maxScript {
 		return wireContent(content, err)
 	}

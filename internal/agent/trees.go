@@ -199,8 +199,8 @@ func (t *treeSet) renew(b eboot.Bundle, recount bool) residence {
 	return next
 }
 
-// channelBundles yields each bundle that some channel points to, once for each
-// ERTS version: two versions may share one tree.
+// channelBundles yields each bundle that some channel points to or that is being rolled out
+// on one, once for each ERTS version: two versions may share one tree.
 func channelBundles(state *fsm.State) iter.Seq[eboot.Bundle] {
 	return func(yield func(eboot.Bundle) bool) {
 		type served struct {
@@ -208,15 +208,25 @@ func channelBundles(state *fsm.State) iter.Seq[eboot.Bundle] {
 			erts string
 		}
 		seen := map[served]bool{}
+		first := func(b eboot.Bundle) bool {
+			one := served{keyOf(b), b.ERTS}
+			known := seen[one]
+			seen[one] = true
+			return !known
+		}
 		for _, c := range state.Channels() {
 			for erts, ref := range c.Bundles {
-				b, ok := state.Bundle(ref, erts)
-				one := served{keyOf(b), erts}
-				if !ok || seen[one] {
-					continue
+				if b, ok := state.Bundle(ref, erts); ok && first(b) && !yield(b) {
+					return
 				}
-				seen[one] = true
-				if !yield(b) {
+			}
+		}
+		for _, r := range state.Rollouts() {
+			if r.Phase.Over() {
+				continue
+			}
+			for _, b := range state.BundlesOf(r.Target) {
+				if first(b) && !yield(b) {
 					return
 				}
 			}

@@ -80,6 +80,23 @@ func (c *Client) SendPlans(ctx context.Context, server string, plans []eboot.Lea
 	return nil
 }
 
+// SendBoots returns when the server has merged boots, of which one message takes 4096.
+// eboot.ErrNotFound: it is of a version that takes none.
+func (c *Client) SendBoots(ctx context.Context, server string, boots []eboot.Boot) error {
+	return c.ask(ctx, server, "POST", "/v1/boots", boots, nil)
+}
+
+// SendEvents returns when the server has merged events, likewise.
+func (c *Client) SendEvents(ctx context.Context, server string, events []eboot.Event) error {
+	return c.ask(ctx, server, "POST", "/v1/events", events, nil)
+}
+
+// RestartSlave has the server tell a slave to boot again. eboot.ErrUnavailable: the slave
+// keeps no session with it.
+func (c *Client) RestartSlave(ctx context.Context, server string, r RestartRequest) error {
+	return c.ask(ctx, server, "POST", "/v1/restart", r, nil)
+}
+
 // CopyBundle returns when the server holds every blob of the bundles durably.
 func (c *Client) CopyBundle(ctx context.Context, server string, r CopyRequest) error {
 	return c.ask(ctx, server, "POST", "/v1/copies", r, nil)

@@ -66,7 +66,7 @@ func TestPostedJunk(t *testing.T) {
 	t.Parallel()
 	a := &answers{}
 	c := connected(t, a)
-	for _, path := range []string{"/v1/pins", "/v1/plans"} {
+	for _, path := range []string{"/v1/pins", "/v1/plans", "/v1/boots", "/v1/events"} {
 		for name, body := range map[string]any{
 			"no list": 1, "no values": []int{1},
 			"too long":  []any{map[string]any{"files": []any{map[string]any{"path": strings.Repeat("x", maxListJSON)}}}},
@@ -80,8 +80,8 @@ func TestPostedJunk(t *testing.T) {
 	if err := c.SendPlans(t.Context(), "b", []eboot.LearnedPlan{{Files: make([]eboot.PlanFile, maxPlanFiles+1)}}); !errors.Is(err, eboot.ErrTooLarge) {
 		t.Errorf("too many files: %v", err)
 	}
-	if len(a.pins) > 0 || len(a.plans) > 0 {
-		t.Errorf("merged %d pins and %d plans", len(a.pins), len(a.plans))
+	if len(a.pins)+len(a.plans)+len(a.boots)+len(a.events) > 0 {
+		t.Errorf("merged %d pins, %d plans, %d boots and %d events", len(a.pins), len(a.plans), len(a.boots), len(a.events))
 	}
 }
 

@@ -27,6 +27,9 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 type answers struct {
 	pins   []eboot.Pin
 	plans  []eboot.LearnedPlan
+	boots  []eboot.Boot
+	events []eboot.Event
+	told   RestartRequest
 	copied CopyRequest
 	apply  func(entry []byte) ([]byte, error)
 	err    error
@@ -39,6 +42,12 @@ func (a *answers) TakePins(pins []eboot.Pin) { a.pins = append(a.pins, pins...) 
 func (a *answers) Pins() []eboot.Pin         { return a.pins }
 func (a *answers) TakePlans(plans []eboot.LearnedPlan) {
 	a.plans = append(a.plans, plans...)
+}
+func (a *answers) TakeBoots(boots []eboot.Boot)    { a.boots = append(a.boots, boots...) }
+func (a *answers) TakeEvents(events []eboot.Event) { a.events = append(a.events, events...) }
+func (a *answers) RestartSlave(r RestartRequest) error {
+	a.told = r
+	return a.err
 }
 func (a *answers) CopyBundle(_ context.Context, r CopyRequest) error {
 	a.copied = r
@@ -97,6 +106,17 @@ func TestCalls(t *testing.T) {
 	}
 	if pins, err := c.Pins(ctx, "b"); err != nil || !slices.Equal(pins, []eboot.Pin{pin}) {
 		t.Fatalf("pins: %v, %v", pins, err)
+	}
+	boot := eboot.Boot{BootRecord: eboot.BootRecord{ID: "a-1", Revision: 3}, Slave: pin.Slave, ERTS: "13.1.5", Cured: &eboot.CuredBoot{Number: 1 << 60, Control: true}}
+	if err := c.SendBoots(ctx, "b", []eboot.Boot{boot}); err != nil || !reflect.DeepEqual(a.boots, []eboot.Boot{boot}) {
+		t.Fatalf("boots: %+v, %v", a.boots, err)
+	}
+	event := eboot.Event{ID: "a-2", At: pin.At, Kind: eboot.EventBootFailed, Slave: pin.Slave, Text: "x"}
+	if err := c.SendEvents(ctx, "b", []eboot.Event{event}); err != nil || !reflect.DeepEqual(a.events, []eboot.Event{event}) {
+		t.Fatalf("events: %+v, %v", a.events, err)
+	}
+	if r := (RestartRequest{Slave: pin.Slave, Number: 1 << 60}); c.RestartSlave(ctx, "b", r) != nil || a.told != r {
+		t.Fatalf("restart: %+v", a.told)
 	}
 	if err := c.CopyBundle(ctx, "b", CopyRequest{From: "a", Bundles: []eboot.Bundle{{Name: "otp"}}}); err != nil || a.copied.Bundles[0].Name != "otp" {
 		t.Fatalf("copy: %v", err)

@@ -26,7 +26,10 @@ const (
 	maxPins      = 65_536 // in one message
 	maxPlans     = 64     // likewise
 	maxPlanFiles = 4096   // of one of them; a Fleet learns fewer
+	maxBoots     = 4096   // in one message
+	maxEvents    = 4096   // likewise
 	maxListJSON  = 16 << 20
+	maxBootsJSON = 4 << 20 // a boot may name phases, each of which takes more room than its text
 	maxSnapshot  = 1 << 30
 
 	plansAtOnce = 8 // the largest that a Fleet learns have 1.7 MB each, when all has to be escaped
@@ -63,6 +66,9 @@ func NewServer(o ServerOptions) *Server {
 		"GET /v1/pins":        func(*http.Request) (any, error) { return s.answerer.Pins(), nil },
 		"POST /v1/pins":       s.takePins,
 		"POST /v1/plans":      s.takePlans,
+		"POST /v1/boots":      s.takeBoots,
+		"POST /v1/events":     s.takeEvents,
+		"POST /v1/restart":    s.restart,
 		"POST /v1/copies":     s.copyBundle,
 		"POST /v1/read-index": func(r *http.Request) (any, error) { return s.leader.ReadIndex(r.Context()) },
 		"POST /v1/transfer":   s.transfer,
@@ -205,6 +211,30 @@ func (s *Server) takePlans(r *http.Request) (any, error) {
 		s.answerer.TakePlans(plans)
 	}
 	return struct{}{}, err
+}
+
+func (s *Server) takeBoots(r *http.Request) (any, error) {
+	boots, err := readList[eboot.Boot](http.MaxBytesReader(nil, r.Body, maxBootsJSON), "boots", maxBoots)
+	if err == nil {
+		s.answerer.TakeBoots(boots)
+	}
+	return struct{}{}, err
+}
+
+func (s *Server) takeEvents(r *http.Request) (any, error) {
+	events, err := readList[eboot.Event](http.MaxBytesReader(nil, r.Body, maxBootsJSON), "events", maxEvents)
+	if err == nil {
+		s.answerer.TakeEvents(events)
+	}
+	return struct{}{}, err
+}
+
+func (s *Server) restart(r *http.Request) (any, error) {
+	request, err := readJSON[RestartRequest](r, maxTask)
+	if err != nil {
+		return nil, err
+	}
+	return struct{}{}, s.answerer.RestartSlave(request)
 }
 
 func (s *Server) copyBundle(r *http.Request) (any, error) {

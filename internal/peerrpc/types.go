@@ -62,6 +62,12 @@ type CopyRequest struct {
 	Wait    time.Duration  `json:"wait"` // how long the publish may wait for others before it is visible
 }
 
+// RestartRequest names one boot of a slave.
+type RestartRequest struct {
+	Slave  netip.Addr `json:"slave"`
+	Number uint64     `json:"number"` // eboot.CuredBoot.Number
+}
+
 // Answerer answers what other servers ask. Every error is one of the root package's.
 type Answerer interface {
 	Info() ServerInfo
@@ -70,6 +76,12 @@ type Answerer interface {
 	Pins() []eboot.Pin
 	// TakePlans merges what another server learned. No plan is checked yet.
 	TakePlans(plans []eboot.LearnedPlan)
+	// TakeBoots and TakeEvents merge what another server observed. Nothing is checked yet.
+	TakeBoots(boots []eboot.Boot)
+	TakeEvents(events []eboot.Event)
+	// RestartSlave tells a slave to boot again, over the session that it keeps open with this
+	// server; eboot.ErrUnavailable when there is none.
+	RestartSlave(r RestartRequest) error
 	// CopyBundle returns when every blob of the bundles is durable on this disk.
 	CopyBundle(ctx context.Context, r CopyRequest) error
 }

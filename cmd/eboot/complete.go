@@ -1,0 +1,58 @@
+package main
+
+import (
+	"context"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"eboot"
+	"eboot/api"
+)
+
+// completePatience is how long a shell waits for the names that fit an argument.
+const completePatience = 2 * time.Second
+
+// names asks a server what an argument may be.
+type names func(ctx context.Context, client *api.Client) ([]string, error)
+
+func channelNames(ctx context.Context, client *api.Client) (list []string, err error) {
+	channels, err := client.Channels(ctx)
+	for _, ch := range channels {
+		list = append(list, ch.Name)
+	}
+	return list, err
+}
+
+func bundleNames(ctx context.Context, client *api.Client) (list []string, err error) {
+	bundles, err := client.Bundles(ctx)
+	var last eboot.Ref
+	for _, b := range bundles { // in order: one bundle may be there for several ERTS versions
+		if ref := b.Ref(); ref != last {
+			list, last = append(list, ref.String()), ref
+		}
+	}
+	return list, err
+}
+
+// complete has a shell complete the arguments of a verb, one kind for each.
+func (c *command) complete(kinds ...names) cobra.CompletionFunc {
+	return func(cmd *cobra.Command, args []string, _ string) ([]string, cobra.ShellCompDirective) {
+		if len(args) >= len(kinds) {
+			return nil, cobra.ShellCompDirectiveNoFileComp
+		}
+		c.stale = true // soon rather than newest
+		client, err := c.client()
+		if err != nil {
+			return nil, cobra.ShellCompDirectiveError
+		}
+		defer client.Close()
+		ctx, cancel := context.WithTimeout(cmd.Context(), completePatience)
+		defer cancel()
+		list, err := kinds[len(args)](ctx, client)
+		if err != nil {
+			return nil, cobra.ShellCompDirectiveError
+		}
+		return list, cobra.ShellCompDirectiveNoFileComp
+	}
+}
