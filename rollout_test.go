@@ -54,7 +54,7 @@ func TestStageSelects(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if got := s.Selects("id", a, tc.labels); got != tc.want {
+		if got := s.selects(7, a, tc.labels); got != tc.want {
 			t.Errorf("%s of %v: %v", tc.stage, tc.labels, got)
 		}
 	}
@@ -65,20 +65,22 @@ func TestStageSelects(t *testing.T) {
 func TestStagePercentages(t *testing.T) {
 	const n = 10_000
 	ten, thirty := Stage{Name: "a", Percent: 10}, Stage{Name: "b", Percent: 30}
+	one := (&Rollout{Channel: "stable", Target: Ref{"app", "1"}}).seed()
+	two := (&Rollout{Channel: "stable", Target: Ref{"app", "2"}}).seed()
 	counts := map[string]int{}
 	for i := range n {
 		a := netip.AddrFrom4([4]byte{10, 0, byte(i >> 8), byte(i)})
-		in := ten.Selects("one", a, nil)
+		in := ten.selects(one, a, nil)
 		if in {
 			counts["ten"]++
-			if !thirty.Selects("one", a, nil) {
+			if !thirty.selects(one, a, nil) {
 				t.Fatalf("%v left", a)
 			}
 		}
-		if thirty.Selects("one", a, nil) {
+		if thirty.selects(one, a, nil) {
 			counts["thirty"]++
 		}
-		if in && ten.Selects("two", a, nil) {
+		if in && ten.selects(two, a, nil) {
 			counts["both"]++
 		}
 	}
@@ -90,11 +92,11 @@ func TestStagePercentages(t *testing.T) {
 	// What a slave boots rests on it: these never change.
 	var chosen []string
 	for i := range 40 {
-		if a := netip.AddrFrom4([4]byte{192, 0, 2, byte(i)}); thirty.Selects("frozen", a, nil) {
+		if a := netip.AddrFrom4([4]byte{192, 0, 2, byte(i)}); thirty.selects(one, a, nil) {
 			chosen = append(chosen, fmt.Sprint(i))
 		}
 	}
-	if got, want := fmt.Sprint(chosen), "[0 11 22 23 25 26 37 38 39]"; got != want {
+	if got, want := fmt.Sprint(chosen), "[0 3 4 6 7 9 10 11 14 16 18 19 24 27 36]"; got != want {
 		t.Errorf("chosen %v, want %v", got, want)
 	}
 }

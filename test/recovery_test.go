@@ -106,7 +106,7 @@ func TestAcceptanceRecovery(t *testing.T) {
 	answered := time.Since(began)
 	allowWithin(t, left.Client, "10.0.0.3", 15*time.Second)
 	t.Logf("recovered, it answered discovery %v after its start and took a write after %v", answered.Round(time.Millisecond), time.Since(began).Round(time.Millisecond))
-	left.Run(t, "slave", "list").want(t, 0).says(t, "127.0.0.0/8", "10.0.0.3")
+	left.Run(t, "slave", "list", "--entries").want(t, 0).says(t, "127.0.0.0/8", "10.0.0.3")
 
 	// One of the two turns up again, with the log of before: it is refused.
 	lost[0].Start(t)
