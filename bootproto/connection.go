@@ -27,6 +27,10 @@ const (
 	smallOut  = 4 << 10
 )
 
+// ErrSlaveClosed stands in the reason of a connection's end (Session.Close) when the slave closed
+// it in the middle of a request. A reset is a syscall.Errno there.
+var ErrSlaveClosed = errors.New("closed by the slave")
+
 // Why a connection ended.
 var (
 	errFirstByte  = errors.New("the slave sent nothing after connecting")
@@ -34,7 +38,7 @@ var (
 	errIdle       = errors.New("idle for too long")
 	errProgress   = errors.New("the slave did not take the reply in time")
 	errTooLong    = errors.New("the request is longer than 64 KiB")
-	errCutShort   = errors.New("closed in the middle of a request")
+	errCutShort   = fmt.Errorf("in the middle of a request: %w", ErrSlaveClosed)
 	errDraining   = errors.New("the server is stopping or drained")
 	errReleased   = errors.New("the server is stopping; the connection stays open until its slave asks again")
 	errWrongSize  = errors.New("the content is shorter than its size")
@@ -42,7 +46,7 @@ var (
 	errFetch      = errors.New("malformed request for files, or none of a slave that opened a session")
 
 	// The slave closed the connection between two requests, as it should.
-	errClosed = errors.New("closed by the slave")
+	errClosed = fmt.Errorf("between two requests: %w", ErrSlaveClosed)
 )
 
 // connection is one TCP connection of a slave and the goroutine that serves it:

@@ -313,8 +313,9 @@ func (c *bootSession) Close(reason error) {
 	c.seen.Closed(closedBySlave(reason))
 }
 
-// closedBySlave reports whether a connection that ended for a reason was closed by its slave
-// between two requests, or reset by it.
+// closedBySlave reports whether the slave ended a connection that ended for a reason: it
+// closed it or reset it, or it is gone without a word (TCP keep-alive).
 func closedBySlave(reason error) bool {
-	return reason == nil || errors.Is(reason, syscall.ECONNRESET) || errors.Is(reason, syscall.EPIPE)
+	return reason == nil || errors.Is(reason, bootproto.ErrSlaveClosed) ||
+		errors.Is(reason, syscall.ECONNRESET) || errors.Is(reason, syscall.EPIPE) || errors.Is(reason, syscall.ETIMEDOUT)
 }

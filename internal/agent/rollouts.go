@@ -163,12 +163,20 @@ func (d *rolloutDriver) tally(state *fsm.State, r *eboot.Rollout, slaves []fleet
 			continue
 		}
 		boots := bootsOf(d.agent.fleet.BootsOf(s.Slave), s.ERTS, manifest, r.StartedAt)
+		boots = slices.DeleteFunc(boots, func(b eboot.Boot) bool { return now.Sub(b.Began) > r.Deadline() && d.unknown(b) })
 		if len(boots) == 0 {
 			continue
 		}
 		count(&totals[stage], fleet.Judge(boots, now, r.Deadline(), r.MinHealthy()))
 	}
 	return totals
+}
+
+// unknown reports whether nobody saw how a boot went on: its server was lost or restarted in the
+// middle of it, and no other has the slave. It may be up; then no loader says so a second time.
+func (d *rolloutDriver) unknown(b eboot.Boot) bool {
+	return b.Loaded.IsZero() && b.Failure == "" &&
+		(b.Phase == eboot.BootClosed || b.Phase == eboot.BootLoading && !d.agent.peers.alive(b.Server))
 }
 
 // bootsOf returns the boots of one bundle since a time, oldest first; boots has the newest first.

@@ -26,6 +26,9 @@ type SessionOptions struct {
 	// it is given up. Zero: 1.5 s, as the loader has it.
 	Silence time.Duration
 
+	// Age is how long ago its loader started, as it says to servers. nil: 600 ms.
+	Age func() time.Duration
+
 	// OnFile, when set, is given each file: its content, or what stands in its place. Without it, files
 	// are counted and thrown away.
 	OnFile func(path string, content any)
@@ -74,6 +77,9 @@ func NewSession(opts SessionOptions) *Session {
 	}
 	if opts.Local == "" {
 		opts.Local = "127.0.0.1"
+	}
+	if opts.Age == nil {
+		opts.Age = func() time.Duration { return 600 * time.Millisecond }
 	}
 	return &Session{opts: opts, number: rand.IntN(1 << 48)}
 }
@@ -266,7 +272,7 @@ func (s *Session) Open(want ...string) (Opened, error) {
 		wanted = append(wanted, Atom(w))
 	}
 	options := List{
-		Tuple{Atom("mode"), Atom(mode)}, Tuple{Atom("root"), []byte(s.opts.Root)}, Tuple{Atom("age"), 600},
+		Tuple{Atom("mode"), Atom(mode)}, Tuple{Atom("root"), []byte(s.opts.Root)}, Tuple{Atom("age"), int(s.opts.Age().Milliseconds())},
 		Tuple{Atom("boot"), s.number}, Tuple{Atom("want"), wanted}, Tuple{Atom("pack"), Atom("false")},
 	}
 	for _, name := range []Atom{"bundle", "script"} {
