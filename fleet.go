@@ -58,6 +58,11 @@ type BootRecord struct {
 	// its boot after all takes it back.
 	Failure  string    `json:"failure,omitempty"`
 	FailedAt time.Time `json:"failed_at,omitzero"` // when that happened
+	// EndedAt is when its latest connection ended; zero while there is one.
+	EndedAt time.Time `json:"ended_at,omitzero"`
+	// Rollout is the id of the rollout because of which the slave boots this bundle; empty:
+	// the channel pointed to it.
+	Rollout string `json:"rollout,omitempty"`
 }
 
 // CuredBoot is what is known of the boot of a slave that runs eboot's loader.

@@ -285,13 +285,16 @@ func (r *Rollout) Moves(slave netip.Addr, labels map[string]string) bool {
 // StageTotals is what became of the slaves that one stage was the first to select. A slave
 // is in one of Pending, Healthy and Failed, by its latest boot of the target.
 type StageTotals struct {
-	Booted  int `json:"booted"`  // slaves that booted the target
-	Pending int `json:"pending"` // of them, those of which it is not known yet
-	Healthy int `json:"healthy"` // reached the end of their boot in time and stayed up
-	Failed  int `json:"failed"`
+	Selected int `json:"selected"` // slaves that were seen, of ERTS versions that the rollout moves
+	Booted   int `json:"booted"`   // slaves that booted the target
+	Pending  int `json:"pending"`  // of them, those of which it is not known yet
+	Healthy  int `json:"healthy"`  // reached the end of their boot in time and stayed up
+	Failed   int `json:"failed"`
 	// Failures counts boots that failed: one slave may fail several times.
 	Failures int `json:"failures"`
 	Looping  int `json:"looping,omitempty"` // slaves that boot again and again
+	// Waiting counts slaves that are to be restarted, or were and have not booted yet.
+	Waiting int `json:"waiting,omitempty"`
 }
 
 // RolloutAction is what an operator tells a rollout.

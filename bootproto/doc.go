@@ -45,7 +45,8 @@
 // write and no allocation; the reading goroutine parks on the runtime's poller
 // between them. An idle connection holds a goroutine and 1 KiB of buffer. Large
 // content is sent by sendfile(2). Of the files of one request many go with one write, from
-// where they are in memory.
+// where they are in memory; those of a plan that many slaves get are encoded once, and sent by
+// sendfile(2), too (Frames).
 //
 // # Caveats
 //

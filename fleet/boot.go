@@ -2,6 +2,7 @@ package fleet
 
 import (
 	"container/list"
+	"maps"
 	"slices"
 	"strconv"
 	"time"
@@ -96,7 +97,7 @@ func (f *Fleet) latestBoot(a *address, erts string) *boot {
 func (f *Fleet) ours(b *boot) bool { return b.known.Server == f.options.Server }
 
 // begin makes c the carrier of a new boot, and returns its pin.
-func (f *Fleet) begin(c *Connection, channel string, bundle eboot.Bundle) eboot.Pin {
+func (f *Fleet) begin(c *Connection, channel string, bundle eboot.Bundle, rollout string) eboot.Pin {
 	now := f.options.Now()
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -105,7 +106,8 @@ func (f *Fleet) begin(c *Connection, channel string, bundle eboot.Bundle) eboot.
 		began = asked
 	}
 	f.enter(c, eboot.Boot{
-		Slave: c.slave, ERTS: c.erts, Channel: channel, Bundle: bundle.Ref(), Manifest: bundle.Manifest,
+		BootRecord: eboot.BootRecord{Rollout: rollout},
+		Slave:      c.slave, ERTS: c.erts, Channel: channel, Bundle: bundle.Ref(), Manifest: bundle.Manifest,
 		Loader: eboot.LoaderStock, Began: began, Latest: began,
 	})
 	f.again(c.boot)
@@ -152,11 +154,26 @@ func (f *Fleet) changed(b *boot) {
 	f.show(b)
 }
 
+// moveAtOnce is how many boots tellMoved looks at with the lock held.
+const moveAtOnce = 500
+
 // tellMoved tells OnBoot of the boots that asked for something since it was last told.
 func (f *Fleet) tellMoved() {
 	f.mu.Lock()
+	carried := slices.AppendSeq(make([]*boot, 0, len(f.carried)), maps.Keys(f.carried))
+	f.mu.Unlock()
+	for batch := range slices.Chunk(carried, moveAtOnce) {
+		f.tellMovedOf(batch)
+	}
+}
+
+func (f *Fleet) tellMovedOf(boots []*boot) {
+	f.mu.Lock()
 	defer f.mu.Unlock()
-	for b := range f.carried {
+	for _, b := range boots {
+		if _, still := f.carried[b]; !still {
+			continue
+		}
 		s := b.snapshot()
 		if s.Requests == b.told {
 			continue
@@ -209,7 +226,7 @@ func (f *Fleet) carry(c *Connection, b *boot) {
 	f.wakeRun()
 	f.adopt(b)
 	b.excused = false
-	b.known.Failure, b.known.FailedAt = "", time.Time{}
+	b.known.Failure, b.known.FailedAt, b.known.EndedAt = "", time.Time{}, time.Time{}
 	switch {
 	case b.known.Loaded.IsZero():
 		f.load(b)
@@ -240,6 +257,7 @@ func (f *Fleet) release(c *Connection, bySlave bool) {
 		return
 	}
 	b.carriers = nil
+	b.known.EndedAt = f.options.Now()
 	f.watchGone(b, bySlave)
 	if b.known.Phase != eboot.BootFailed {
 		b.known.Phase = eboot.BootClosed

@@ -17,7 +17,7 @@ func TestBootPhases(t *testing.T) {
 		began := time.Now()
 		c.Requested("get", script)
 		advance(10 * time.Millisecond) // the pin is being acknowledged
-		c.BootBegan("stable", bundle)
+		c.BootBegan("stable", bundle, "")
 		c.Sent(100)
 		want := eboot.Boot{
 			Slave: slave, Server: "s1", ERTS: erts, Channel: "stable", Bundle: bundle.Ref(), Manifest: bundle.Manifest,
@@ -103,9 +103,9 @@ func TestScriptCountsToItsBoot(t *testing.T) {
 		c := f.Connect(slave, erts)
 		if first == "Requested" {
 			c.Requested("get", script)
-			c.BootBegan("stable", bundle)
+			c.BootBegan("stable", bundle, "")
 		} else {
-			c.BootBegan("stable", bundle)
+			c.BootBegan("stable", bundle, "")
 			c.Requested("get", script)
 		}
 		c.Sent(100)
@@ -221,4 +221,50 @@ func TestReconnect(t *testing.T) {
 			t.Fatal(err)
 		}
 	})
+}
+
+// While many boots are told of, others have their turn.
+func TestTellMovedLetsOthersIn(t *testing.T) {
+	const n = 4 * moveAtOnce
+	var told int
+	var ids map[string]uint64
+	each := func(eboot.Boot) {}
+	f := open(t, Options{Server: "s1", OnBoot: func(b eboot.Boot) { each(b) }})
+	var connections []*Connection
+	for i := range n {
+		c := f.Connect(netip.AddrFrom4([4]byte{10, 0, byte(i >> 8), byte(i)}), erts)
+		boots(c)
+		loads(c)
+		connections = append(connections, c)
+	}
+	let := make(chan int, 1)
+	ids = map[string]uint64{}
+	each = func(b eboot.Boot) {
+		if told++; told == 1 {
+			go func() {
+				f.mu.Lock()
+				defer f.mu.Unlock()
+				let <- told
+			}()
+		}
+		if told%100 == 0 { // so that who waits for the lock has done so for long
+			<-time.After(time.Millisecond)
+		}
+		ids[b.ID] = b.Revision
+	}
+	f.tellMoved()
+	if at := <-let; at >= n || at%moveAtOnce != 0 {
+		t.Errorf("had its turn after %d of %d boots", at, n)
+	}
+	if told != n || len(ids) != n {
+		t.Errorf("told %d times of %d boots", told, len(ids))
+	}
+	f.tellMoved()
+	if told != n {
+		t.Errorf("told of what did not move: %d", told)
+	}
+	each = func(eboot.Boot) {}
+	for _, c := range connections {
+		c.Closed(false)
+	}
 }

@@ -12,6 +12,8 @@ const (
 	maxID    = 128     // bytes of an id: that of a server and a number
 	maxEvent = 512     // bytes of the text of an event
 	maxCount = 1 << 60 // of what is counted: sums of two do not overflow
+
+	maxRollout = 64 // bytes of the id of a rollout
 )
 
 // checkBoot reports whether b may stand beside the boots of this server.
@@ -46,7 +48,9 @@ func checkBoot(b *eboot.Boot) error {
 		return fmt.Errorf("boot %s: counts more than there is: %w", b.ID, eboot.ErrInvalid)
 	case !clean(b.Failure, maxText):
 		return fmt.Errorf("boot %s: failure is no text of %d bytes: %w", b.ID, maxText, eboot.ErrInvalid)
-	case b.Began.IsZero() || !encodable(b.Began) || !encodable(b.Latest) || !encodable(b.Loaded) || !encodable(b.FailedAt):
+	case len(b.Rollout) > maxRollout || strings.ContainsFunc(b.Rollout, beyondASCII):
+		return fmt.Errorf("boot %s: rollout is no text of %d bytes: %w", b.ID, maxRollout, eboot.ErrInvalid)
+	case b.Began.IsZero() || !encodable(b.Began) || !encodable(b.Latest) || !encodable(b.Loaded) || !encodable(b.FailedAt) || !encodable(b.EndedAt):
 		return fmt.Errorf("boot %s: has no time: %w", b.ID, eboot.ErrInvalid)
 	case b.Loader == eboot.LoaderStock && b.Cured == nil:
 		return nil

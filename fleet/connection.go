@@ -106,14 +106,14 @@ func (c *Connection) place() {
 }
 
 // BootBegan notes that the connection asked for a boot script and gets that of
-// bundle b, which channel points to: this connection now carries a new boot, to
-// which the request being answered counts, and the address is pinned to b. It
+// bundle b, which channel points to, or rollout brings (its id, else empty): this connection
+// now carries a new boot, to which the request being answered counts, and the address is pinned to b. It
 // returns the pin, which another server is to know before the script is sent; the
 // zero Pin for a slave that cannot be pinned, because its address is not of IPv4 or
 // its ERTS version is none.
-func (c *Connection) BootBegan(channel string, b eboot.Bundle) eboot.Pin {
+func (c *Connection) BootBegan(channel string, b eboot.Bundle, rollout string) eboot.Pin {
 	c.placed = true
-	return c.fleet.begin(c, channel, b)
+	return c.fleet.begin(c, channel, b, rollout)
 }
 
 // Closed notes the end of the connection. bySlave: the slave closed or reset it, and not this

@@ -39,10 +39,14 @@
 // no failure, nor is a node that stops more than 10 min after its boot, nor one that said that it
 // was told to restart. What cannot be seen: a stock slave that hangs in mid-boot
 // looks like one that is up, and a host that loses its power keeps its connection. Whether
-// a slave is healthy is for Judge, by the deadline and the time that a rollout sets.
+// a slave is healthy is for Judge, by the deadline and the time that a rollout sets. A boot keeps
+// the id of the rollout that caused it (RolloutBoots), and when its latest connection ended.
 //
 // An event is what should not be overlooked: a slave that is refused, a failed boot, a slave that
-// boots again and again. Servers exchange them (OnEvent, MergeEvents).
+// boots again and again. Servers exchange them (OnEvent, MergeEvents). Events are forgotten in the
+// order in which they came, whatever their times, because clocks differ; a server remembers what it
+// forgot, because others tell of it again. Refusals and restarts have their share of the places,
+// and refusals here a pace, so that they wipe out nothing else.
 //
 // A plan is what boots of one bundle, with one boot script and in one mode, asked for
 // (Learn). The next such boot is sent it without asking. Servers exchange their plans
@@ -59,6 +63,6 @@
 // quiet or failed, tells every 15 s of those that asked for more, and writes pins and plans; it
 // sleeps when nothing loads and nothing changed.
 // Each Connection is used by the goroutine that serves it. One lock guards the
-// tables, also while OnBoot and OnEvent are called, another the pins, a third the plans; a
+// tables, also while OnBoot and OnEvent are called (of those that asked for more, 500 at a time), another the pins, a third the plans; a
 // request takes only the lock of its own connection, which nobody else wants but readers.
 package fleet

@@ -3,6 +3,7 @@ package fleet
 import (
 	"cmp"
 	"context"
+	"fmt"
 	"net/netip"
 	"slices"
 	"strings"
@@ -12,16 +13,37 @@ import (
 )
 
 const (
-	maxEvents    = 1024      // that are remembered, own and others'
-	refusedEvery = time.Hour // an event of the same slave and ERTS version
-	maxRefusals  = 8         // ERTS versions of one address that are told apart
+	maxEvents    = 1024          // that are remembered, own and others'
+	maxOfKind    = 256           // of them, of a kind that strangers or a rollout can cause without end
+	maxForgotten = 4 * maxEvents // ids of those that were, which are not entered again
+	refusedEvery = time.Hour     // an event of the same slave and ERTS version
+	maxRefusals  = 8             // ERTS versions of one address that are told apart
+	refusedBurst = 30            // own events of refusals at once: with those of refusedPace, 60 in any minute
+	refusedPace  = 2 * time.Second
 )
 
 // eventTable is what servers observed, the latest of it. Guarded by Fleet.mu.
 type eventTable struct {
-	events  []eboot.Event // oldest first
-	known   map[string]struct{}
-	readers map[chan eboot.Event]struct{}
+	events    []*eboot.Event      // as they came
+	known     map[string]struct{} // ids of them, and those of forgotten
+	forgotten []string            // ids of events that made room, as they went: other servers tell of them again
+	readers   map[chan eboot.Event]struct{}
+	refusing  bucket // of own events of refusals
+	unsaid    int    // refusals since the latest event of one, for which there was none
+}
+
+// bucket holds refusedBurst tokens, and gets one each refusedPace. The zero bucket is full.
+type bucket struct{ fullAt time.Time }
+
+// take takes a token, when there is one.
+func (b *bucket) take(now time.Time) bool {
+	missing := min(max(b.fullAt.Sub(now), 0), refusedBurst*refusedPace) // the clock may have been set
+	if missing > (refusedBurst-1)*refusedPace {
+		b.fullAt = now.Add(missing)
+		return false
+	}
+	b.fullAt = now.Add(missing + refusedPace)
+	return true
 }
 
 // refusal is when an event last said that there is no bundle for an ERTS version.
@@ -63,31 +85,49 @@ func (f *Fleet) Observe(e eboot.Event) {
 }
 
 func (f *Fleet) observe(e eboot.Event) {
-	e.ID, e.At, e.Server = f.newID(), f.options.Now().Round(0).UTC(), f.options.Server
-	e.Text = printable(e.Text, maxEvent)
-	if f.enterEvent(e) && f.options.OnEvent != nil {
+	now := f.options.Now()
+	more := ""
+	if e.Kind == eboot.EventSlaveRefused {
+		if !f.refusing.take(now) {
+			f.unsaid++
+			return
+		}
+		if f.unsaid > 0 {
+			more = fmt.Sprintf("; %d more were refused since", f.unsaid)
+			f.unsaid = 0
+		}
+	}
+	e.ID, e.At, e.Server = f.newID(), now.Round(0).UTC(), f.options.Server
+	e.Text = printable(e.Text, maxEvent-len(more)) + more
+	f.enterEvent(e)
+	if f.options.OnEvent != nil {
 		f.options.OnEvent(e)
 	}
 }
 
-// enterEvent enters an event at its place, and reports whether it was new and there was room
-// for it. The oldest makes room.
+// enterEvent enters an event, which makes the one go that came first; of a kind that has too
+// many, the one of that kind. It reports whether the event was new.
 func (f *Fleet) enterEvent(e eboot.Event) bool {
 	if _, known := f.eventTable.known[e.ID]; known {
 		return false
 	}
-	place, _ := slices.BinarySearchFunc(f.events, e, func(a, b eboot.Event) int {
-		return cmp.Or(a.At.Compare(b.At), cmp.Compare(a.ID, b.ID))
-	})
-	if len(f.events) >= maxEvents {
-		if place == 0 {
-			return false
+	switch e.Kind {
+	case eboot.EventSlaveRefused, eboot.EventSlaveRestarted:
+		first, n := 0, 0
+		for i, other := range slices.Backward(f.events) {
+			if other.Kind == e.Kind {
+				first = i
+				n++
+			}
 		}
-		delete(f.eventTable.known, f.events[0].ID)
-		f.events = slices.Delete(f.events, 0, 1)
-		place--
+		if n >= maxOfKind {
+			f.forgetEvent(first)
+		}
 	}
-	f.events = slices.Insert(f.events, place, e)
+	if len(f.events) >= maxEvents {
+		f.forgetEvent(0)
+	}
+	f.events = append(f.events, &e)
 	f.eventTable.known[e.ID] = struct{}{}
 	for r := range f.readers {
 		select {
@@ -98,21 +138,43 @@ func (f *Fleet) enterEvent(e eboot.Event) bool {
 	return true
 }
 
-// Events returns what servers observed of slaves, oldest first: the latest 1024 events.
-func (f *Fleet) Events() []eboot.Event {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	return slices.Clone(f.events)
+func (f *Fleet) forgetEvent(i int) {
+	if len(f.forgotten) >= maxForgotten {
+		delete(f.eventTable.known, f.forgotten[0])
+		f.forgotten = slices.Delete(f.forgotten, 0, 1)
+	}
+	f.forgotten = append(f.forgotten, f.events[i].ID)
+	f.events = slices.Delete(f.events, i, i+1)
 }
 
-// MergeEvents takes in what another server observed, and returns how much of it was new. What is no
-// event, and what is older than what there is room for, is left out.
+// Events returns what servers observed of slaves, oldest first: the latest 1024 events that
+// this server observed or was told of, and of refusals and restarts the latest 256 each.
+func (f *Fleet) Events() []eboot.Event {
+	f.mu.Lock()
+	events := make([]eboot.Event, 0, len(f.events))
+	for _, e := range f.events {
+		events = append(events, *e)
+	}
+	f.mu.Unlock()
+	return sorted(events, func(a, b *eboot.Event) int { return cmp.Or(a.At.Compare(b.At), cmp.Compare(a.ID, b.ID)) })
+}
+
+// MergeEvents takes in what another server observed, and returns how much of it was new. What
+// is no event is left out, and so is what was known and had to make room. What happened later
+// than now, by the clock of its server, happened now.
 func (f *Fleet) MergeEvents(events []eboot.Event) (entered int) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
+	now := f.options.Now().Round(0).UTC()
 	for _, e := range events {
 		e.Slave = e.Slave.Unmap()
-		if checkEvent(&e) == nil && f.enterEvent(f.names.event(e)) {
+		if checkEvent(&e) != nil {
+			continue
+		}
+		if e.At.After(now) {
+			e.At = now
+		}
+		if f.enterEvent(f.names.event(e)) {
 			entered++
 		}
 	}

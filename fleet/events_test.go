@@ -55,18 +55,21 @@ func TestRefused(t *testing.T) {
 	})
 }
 
+// What came first makes room, whatever time it says; what made room does not come back.
 func TestEventsAreBounded(t *testing.T) {
 	now := time.Date(2024, 5, 6, 7, 8, 9, 0, time.UTC)
 	f := open(t, Options{Server: "s1", Now: func() time.Time { return now }})
-	f.Observe(eboot.Event{Kind: eboot.EventSlaveRestarted, Text: "own", Slave: slave})
+	const excess = 100
 	var events []eboot.Event
-	for i := range maxEvents + 100 { // in any order
-		events = append(events, eventAt(fmt.Sprintf("s2-%d", i*7919%(maxEvents+100)), now.Add(time.Duration(i*7919%(maxEvents+100))*time.Second)))
+	for i := range maxEvents + excess { // the later they came, the longer ago they happened
+		events = append(events, eventAt(fmt.Sprintf("s2-%04d", i), now.Add(-time.Duration(i)*time.Second)))
 	}
-	first := f.MergeEvents(events)
+	if n := f.MergeEvents(events); n != len(events) {
+		t.Errorf("%d entered", n)
+	}
 	got := f.Events()
-	if len(got) != maxEvents || got[0].ID != "s2-100" || got[maxEvents-1].ID != fmt.Sprintf("s2-%d", maxEvents+99) || first < maxEvents {
-		t.Errorf("%d events, %d entered, from %s to %s", len(got), first, got[0].ID, got[len(got)-1].ID)
+	if len(got) != maxEvents || got[0].ID != fmt.Sprintf("s2-%04d", maxEvents+excess-1) || got[maxEvents-1].ID != fmt.Sprintf("s2-%04d", excess) {
+		t.Errorf("%d events, from %s to %s", len(got), got[0].ID, got[len(got)-1].ID)
 	}
 	if !slices.IsSortedFunc(got, func(a, b eboot.Event) int { return a.At.Compare(b.At) }) {
 		t.Error("not in order")
@@ -74,8 +77,121 @@ func TestEventsAreBounded(t *testing.T) {
 	if n := f.MergeEvents(events); n != 0 {
 		t.Errorf("%d entered again", n)
 	}
-	if n := len(f.eventTable.known); n != maxEvents {
-		t.Errorf("%d ids of %d events", n, maxEvents)
+	for i := range 2 * maxForgotten {
+		f.MergeEvents([]eboot.Event{eventAt(fmt.Sprintf("s3-%d", i), now)})
+	}
+	if n, m := len(f.eventTable.known), len(f.forgotten); n != maxEvents+maxForgotten || m != maxForgotten {
+		t.Errorf("%d ids, %d of events that are forgotten", n, m)
+	}
+}
+
+// A clock that is ahead keeps no events for ever, and one that is behind loses none.
+func TestEventsOfOtherClocks(t *testing.T) {
+	now := time.Date(2024, 5, 6, 7, 8, 9, 0, time.UTC)
+	told := 0
+	f := open(t, Options{Server: "s1", Now: func() time.Time { return now }, OnEvent: func(eboot.Event) { told++ }})
+	ahead := eventAt("s2-1", now.Add(1))
+	f.MergeEvents([]eboot.Event{ahead, eventAt("s2-2", now.Add(time.Hour)), eventAt("s2-3", now)})
+	for _, e := range f.Events() {
+		if !e.At.Equal(now) {
+			t.Errorf("%s at %v, now is %v", e.ID, e.At, now)
+		}
+	}
+	for i := range 2 * maxEvents {
+		f.MergeEvents([]eboot.Event{eventAt(fmt.Sprintf("s3-%d", i), now)})
+	}
+	now = now.Add(-time.Hour)
+	f.Observe(eboot.Event{Kind: eboot.EventBootFailed, Text: "own", Slave: slave})
+	if e := f.Events()[0]; e.Text != "own" || told != 1 {
+		t.Errorf("told %d times, the oldest is %+v", told, e)
+	}
+	if slices.ContainsFunc(f.Events(), func(e eboot.Event) bool { return strings.HasPrefix(e.ID, "s2-") }) {
+		t.Error("the first ones are still there")
+	}
+}
+
+// A flood of one kind leaves the others alone.
+func TestEventQuotas(t *testing.T) {
+	now := time.Date(2024, 5, 6, 7, 8, 9, 0, time.UTC)
+	f := open(t, Options{Server: "s1", Now: func() time.Time { return now }})
+	count := func() map[eboot.EventKind]int {
+		n := map[eboot.EventKind]int{}
+		for _, e := range f.Events() {
+			n[e.Kind]++
+		}
+		return n
+	}
+	f.MergeEvents([]eboot.Event{eventAt("s2-1", now)})
+	for i := range 2 * maxEvents {
+		now = now.Add(time.Second)
+		for _, kind := range []eboot.EventKind{eboot.EventSlaveRefused, eboot.EventSlaveRestarted} {
+			e := eventAt(fmt.Sprintf("s3-%s-%d", kind, i), now)
+			e.Kind = kind
+			f.MergeEvents([]eboot.Event{e})
+		}
+	}
+	if n := count(); n[eboot.EventSlaveRefused] != maxOfKind || n[eboot.EventSlaveRestarted] != maxOfKind || n[eboot.EventBootFailed] != 1 {
+		t.Errorf("%v", n)
+	}
+	if e := f.Events()[1]; e.ID != fmt.Sprintf("s3-%s-%d", eboot.EventSlaveRefused, 2*maxEvents-maxOfKind) {
+		t.Errorf("the oldest refusal is %s", e.ID)
+	}
+	for i := range maxEvents {
+		f.MergeEvents([]eboot.Event{eventAt(fmt.Sprintf("s4-%d", i), now)})
+	}
+	if n := count(); len(n) != 1 || n[eboot.EventBootFailed] != maxEvents {
+		t.Errorf("%v", n)
+	}
+}
+
+// However many slaves are refused, at most 60 events a minute come of it. What is left out is said.
+func TestRefusedPace(t *testing.T) {
+	now := time.Date(2024, 5, 6, 7, 8, 9, 0, time.UTC)
+	var told []eboot.Event
+	f := open(t, Options{Server: "s1", Now: func() time.Time { return now }, OnEvent: func(e eboot.Event) { told = append(told, e) }})
+	next := slave
+	refuse := func(n int) {
+		for range n {
+			next = next.Next()
+			f.Refused(next, erts, "stable", strings.Repeat("x", maxEvent))
+		}
+	}
+	const each, text = 100 * time.Millisecond, "; 970 more were refused since"
+	refuse(1000)
+	if len(told) != refusedBurst || strings.Contains(told[refusedBurst-1].Text, "since") {
+		t.Fatalf("%d told at once: %+v", len(told), told[len(told)-1])
+	}
+	now = now.Add(refusedPace)
+	refuse(1)
+	if e := told[len(told)-1]; len(told) != refusedBurst+1 || !strings.HasSuffix(e.Text, "x"+text) || len(e.Text) != maxEvent || checkEvent(&e) != nil {
+		t.Errorf("%d told, the last: %+v", len(told), e)
+	}
+	for range 3 * time.Minute / each {
+		now = now.Add(each)
+		refuse(1)
+	}
+	for i, e := range told {
+		if i >= 60 && e.At.Sub(told[i-60].At) < time.Minute {
+			t.Fatalf("61 events in %v", e.At.Sub(told[i-60].At))
+		}
+	}
+	if n := len(told); n != refusedBurst+1+90 {
+		t.Errorf("%d told", n)
+	}
+	refuse(19)
+	now = now.Add(time.Hour)
+	told = nil
+	refuse(2)
+	if len(told) != 2 || !strings.HasSuffix(told[0].Text, "; 19 more were refused since") || strings.Contains(told[1].Text, "since") {
+		t.Errorf("after an hour: %+v", told)
+	}
+	refuse(100)
+	now = now.Add(-24 * time.Hour) // the clock was set
+	refuse(1)
+	now, told = now.Add(time.Minute), nil
+	refuse(1)
+	if len(told) != 1 {
+		t.Error("refusals wait for the time that was")
 	}
 }
 
@@ -125,7 +241,7 @@ func TestFollowEvents(t *testing.T) {
 			t.Error("open after its context ended")
 		}
 		for i := range 2 * followBuffer { // nobody reads two
-			f.Observe(eboot.Event{Kind: eboot.EventSlaveRestarted, Text: fmt.Sprint(i)})
+			f.Observe(eboot.Event{Kind: eboot.EventBootFailed, Text: fmt.Sprint(i)})
 		}
 		if err := stop(); err != nil {
 			t.Fatal(err)

@@ -29,7 +29,7 @@ func (f *Fleet) watchGone(b *boot, bySlave bool) {
 	if b.excused || b.known.Failure != "" {
 		return
 	}
-	now := f.options.Now()
+	now := b.known.EndedAt
 	unused := now.Sub(b.known.Latest) >= unusedAfter && (b.known.Cured == nil || !b.known.Cured.Control)
 	switch {
 	case b.known.Loaded.IsZero():

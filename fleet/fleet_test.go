@@ -64,7 +64,7 @@ func (f *Fleet) mustSighting(t *testing.T, a netip.Addr) eboot.Sighting {
 // what boots, then it is sent.
 func boots(c *Connection) {
 	c.Requested("get", script)
-	c.BootBegan("stable", bundle)
+	c.BootBegan("stable", bundle, "")
 	c.Sent(100)
 }
 

@@ -60,7 +60,7 @@ func TestPinsSurvive(t *testing.T) {
 		newer := bundle
 		newer.Manifest = digest("newer")
 		c = f.Connect(slave, erts)
-		c.BootBegan("stable", newer)
+		c.BootBegan("stable", newer, "")
 		c.Closed(true)
 		c = f.Connect(other, erts)
 		boots(c)
@@ -111,7 +111,7 @@ func TestPinsAreBounded(t *testing.T) {
 func TestUnreadableBootIsNotPinned(t *testing.T) {
 	f := open(t, Options{})
 	c := f.Connect(netip.MustParseAddr("::1"), erts)
-	if p := c.BootBegan("stable", bundle); p != (eboot.Pin{}) {
+	if p := c.BootBegan("stable", bundle, ""); p != (eboot.Pin{}) {
 		t.Errorf("%+v", p)
 	}
 	c.Closed(true)
@@ -185,7 +185,7 @@ func TestBootSupersedesItsPin(t *testing.T) {
 	defer c.Closed(true)
 	for _, at := range []time.Time{ahead.At.Add(1), ahead.At.Add(2)} {
 		c.Requested("get", script)
-		p := c.BootBegan("stable", bundle)
+		p := c.BootBegan("stable", bundle, "")
 		if want := (eboot.Pin{Slave: slave, ERTS: erts, Manifest: bundle.Manifest, At: at}); p != want {
 			t.Errorf("pinned %+v, want %+v", p, want)
 		}
@@ -201,7 +201,7 @@ func TestBootSupersedesItsPin(t *testing.T) {
 	}
 	now = ahead.At.Add(time.Hour)
 	c.Requested("get", script)
-	if p := c.BootBegan("stable", bundle); !p.At.Equal(now) {
+	if p := c.BootBegan("stable", bundle, ""); !p.At.Equal(now) {
 		t.Errorf("pinned at %s", p.At)
 	}
 }
@@ -211,7 +211,7 @@ func TestPinHasNoMonotonicTime(t *testing.T) {
 	f := open(t, Options{})
 	c := f.Connect(slave, erts)
 	defer c.Closed(true)
-	if p := c.BootBegan("stable", bundle); p.At.IsZero() || p.At != p.At.Round(0).UTC() {
+	if p := c.BootBegan("stable", bundle, ""); p.At.IsZero() || p.At != p.At.Round(0).UTC() {
 		t.Errorf("%#v", p.At)
 	}
 }
@@ -305,7 +305,7 @@ func TestPinsConverge(t *testing.T) {
 			b := bundle
 			b.Manifest = digest(rapid.SampledFrom([]string{"one", "two", "three"}).Draw(t, "content"))
 			c := f.Connect(who, erts)
-			p := c.BootBegan("stable", b)
+			p := c.BootBegan("stable", b, "")
 			c.Closed(true)
 			if !p.At.After(old.At) {
 				t.Fatalf("%+v is not later than %+v", p, old)

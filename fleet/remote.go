@@ -126,8 +126,11 @@ func beganOn(b *eboot.Boot) string { return b.ID[:max(strings.LastIndexByte(b.ID
 // shown tells followers of b as another server knows it. A boot that this server is said to be
 // serving is one from before it was restarted: its connection is gone.
 func (f *Fleet) shown(b *boot) {
-	if f.ours(b) && b.known.Phase != eboot.BootClosed && b.known.Phase != eboot.BootFailed {
-		b.known.Phase = eboot.BootClosed
+	if f.ours(b) && b.known.EndedAt.IsZero() {
+		b.known.EndedAt = f.options.Now()
+		if b.known.Phase != eboot.BootFailed {
+			b.known.Phase = eboot.BootClosed
+		}
 		b.setControl(false)
 		f.changed(b)
 		return
@@ -199,7 +202,14 @@ func (f *Fleet) adopt(b *boot) {
 	b.known.Server = f.options.Server
 	b.known.Revision += takeOver
 	b.setTakenOver()
+	// A server that died may have seen the end of a stock boot, and told nobody.
+	if b.known.Cured == nil && b.known.Loaded.IsZero() && f.options.Now().Sub(b.known.Latest) > longQuiet {
+		b.known.Loaded = b.known.Latest
+	}
 }
+
+// longQuiet is longer than a stock loader waits for a server in mid-boot.
+const longQuiet = 70 * time.Second
 
 func (b *boot) setTakenOver() {
 	if b.known.Cured != nil {
@@ -235,10 +245,10 @@ func (n names) of(s string) string {
 func (n names) boot(told *eboot.Boot) eboot.Boot {
 	b := *told
 	b.ID, b.Failure, b.Lost = strings.Clone(b.ID), strings.Clone(b.Failure), 0
-	b.Server, b.ERTS, b.Channel, b.Loader = n.of(b.Server), n.of(b.ERTS), n.of(b.Channel), n.of(b.Loader)
+	b.Server, b.ERTS, b.Channel, b.Loader, b.Rollout = n.of(b.Server), n.of(b.ERTS), n.of(b.Channel), n.of(b.Loader), n.of(b.Rollout)
 	b.Bundle = eboot.Ref{Name: n.of(b.Bundle.Name), Version: n.of(b.Bundle.Version)}
 	b.Phase = eboot.BootPhase(n.of(string(b.Phase)))
-	for _, at := range []*time.Time{&b.Began, &b.Latest, &b.Loaded, &b.FailedAt} {
+	for _, at := range []*time.Time{&b.Began, &b.Latest, &b.Loaded, &b.FailedAt, &b.EndedAt} {
 		*at = at.Round(0).UTC() // no monotonic reading, no time zone
 	}
 	if b.Cured != nil {
@@ -246,7 +256,7 @@ func (n names) boot(told *eboot.Boot) eboot.Boot {
 		cured.Mode = n.of(cured.Mode)
 		cured.Phases = slices.Clone(cured.Phases)
 		for i := range cured.Phases {
-			cured.Phases[i].Phase = n.of(cured.Phases[i].Phase)
+			cured.Phases[i].Phase = n.of(word(cured.Phases[i].Phase, maxMark))
 		}
 		b.Cured = &cured
 	}

@@ -84,7 +84,7 @@ func (p *pair) both(t *testing.T) eboot.Boot {
 func sameBoots(a, b []eboot.Boot) bool {
 	return slices.EqualFunc(a, b, func(a, b eboot.Boot) bool {
 		return a.ID == b.ID && a.Revision == b.Revision && a.Server == b.Server && a.Phase == b.Phase && a.Failure == b.Failure &&
-			a.Began.Equal(b.Began) && a.Loaded.Equal(b.Loaded) && reflect.DeepEqual(a.Cured, b.Cured)
+			a.Began.Equal(b.Began) && a.Loaded.Equal(b.Loaded) && a.EndedAt.Equal(b.EndedAt) && a.Rollout == b.Rollout && reflect.DeepEqual(a.Cured, b.Cured)
 	})
 }
 
@@ -427,6 +427,76 @@ func TestRestartedServer(t *testing.T) {
 	if len(f.LocalBoots()) != 1 {
 		t.Error("it is nobody's")
 	}
+	if b := f.Boots()[0]; b.EndedAt.IsZero() || !told[0].EndedAt.Equal(b.EndedAt) {
+		t.Errorf("it has not ended: %+v", b)
+	}
+	stuck := remoteBoot(2, time.Now())
+	stuck.Phase, stuck.Failure, stuck.FailedAt = eboot.BootFailed, stuckText, stuck.Latest
+	f.MergeBoots([]eboot.Boot{stuck})
+	if b := f.BootsOf(stuck.Slave)[0]; b.EndedAt.IsZero() || b.Phase != eboot.BootFailed || len(told) != 2 {
+		t.Errorf("%+v; told %+v", b, told)
+	}
+	f.MergeBoots([]eboot.Boot{told[0], told[1]})
+	if len(told) != 2 {
+		t.Errorf("told again: %+v", told)
+	}
+}
+
+// A boot belongs to a rollout from its beginning, whoever carries it; one that comes from nowhere, by
+// what the server knows that it comes to. And it has ended when nobody carries it.
+func TestRolloutAndEnd(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := newPair(t)
+		o := opening(7, 0)
+		o.Rollout = "a later one"
+		check := func(when, rollout string, endedAt time.Time) {
+			t.Helper()
+			if b := p.both(t); b.Rollout != rollout || !b.EndedAt.Equal(endedAt) {
+				t.Errorf("%s: rollout %q, ended at %v; want %q, %v", when, b.Rollout, b.EndedAt, rollout, endedAt)
+			}
+		}
+		c := p.one.Connect(slave, erts)
+		c.Requested("get", script)
+		c.BootBegan("stable", bundle, "r1")
+		c.Sent(100)
+		check("began", "r1", time.Time{})
+		opens(c, o)
+		check("opened", "r1", time.Time{})
+		second := p.one.Connect(slave, erts)
+		opens(second, o)
+		reports(second, Report{Phases: marks("preloaded", 1)})
+		advance(time.Second)
+		c.Closed(true)
+		check("another connection carries it", "r1", time.Time{})
+		advance(time.Second)
+		second.Closed(true)
+		endedAt := time.Now()
+		check("ended", "r1", endedAt)
+		advance(2 * goneAfter)
+		if b := p.both(t); b.Failure == "" {
+			t.Errorf("%+v", b)
+		}
+		check("failed", "r1", endedAt)
+		d := p.two.Connect(slave, erts)
+		opens(d, o)
+		check("adopted", "r1", time.Time{})
+		reports(d, Report{Phases: marks("started", 1)})
+		d.Closed(false)
+		check("ended there", "r1", time.Now())
+	})
+	f := open(t, Options{Server: "s3"})
+	o := opening(7, time.Minute)
+	o.Rollout = "r2"
+	c := f.Connect(slave, erts)
+	opens(c, o)
+	if b := f.BootsOf(slave); len(b) != 1 || b[0].Rollout != "r2" {
+		t.Errorf("%+v", b)
+	}
+	o.Rollout = "r3"
+	opens(f.Connect(slave, erts), o)
+	if b := f.BootsOf(slave); len(b) != 1 || b[0].Rollout != "r2" {
+		t.Errorf("%+v", b)
+	}
 }
 
 // remoteBoot is one that server s2 observes, of slave number i.
@@ -461,6 +531,10 @@ func TestBadBootsAreLeftOut(t *testing.T) {
 		"requests":      func(b *eboot.Boot) { b.Requests = -1 },
 		"bytes":         func(b *eboot.Boot) { b.Bytes = -1 },
 		"failure":       func(b *eboot.Boot) { b.Failure = "\x1b[2J" },
+		"rollout":       func(b *eboot.Boot) { b.Rollout = "\x1b" },
+		"foreign":       func(b *eboot.Boot) { b.Rollout = "é" },
+		"long rollout":  func(b *eboot.Boot) { b.Rollout = strings.Repeat("x", 65) },
+		"end":           func(b *eboot.Boot) { b.EndedAt = time.Date(12000, 1, 1, 0, 0, 0, 0, time.UTC) },
 		"long failure":  func(b *eboot.Boot) { b.Failure = strings.Repeat("x", maxText+1) },
 		"no time":       func(b *eboot.Boot) { b.Began = time.Time{} },
 		"year":          func(b *eboot.Boot) { b.Loaded = time.Date(12000, 1, 1, 0, 0, 0, 0, time.UTC) },

@@ -27,6 +27,7 @@ type Opened struct {
 	Mode     string        // "interactive" or "embedded"
 	Age      time.Duration // since the slave's loader started, as the slave counts it
 	Control  bool          // the slave keeps the connection, and can be told to restart over it
+	Rollout  string        // id of the rollout that brings the bundle, or empty; for a boot that is not known here
 }
 
 // Report is what a loader of ours said of its boot so far. A report that was sent again,
@@ -59,7 +60,7 @@ func (c *Connection) Opened(o Opened) eboot.Pin {
 	switch {
 	case b == nil:
 		b = f.enter(c, eboot.Boot{
-			BootRecord: eboot.BootRecord{Revision: takeOver},
+			BootRecord: eboot.BootRecord{Revision: takeOver, Rollout: o.Rollout},
 			Slave:      c.slave, ERTS: c.erts, Channel: o.Channel, Bundle: o.Bundle, Manifest: o.Manifest,
 			Loader: eboot.LoaderEboot, Began: origin, Latest: now, Cured: o.cured(true),
 		})
@@ -155,7 +156,7 @@ func (c *Connection) Reported(r Report) {
 	cured.Local = max(cured.Local, r.Local)
 	news := b.goOn()
 	for _, m := range r.Phases {
-		m = eboot.BootMark{Phase: printable(m.Phase, maxMark), AtMS: min(max(m.AtMS, 0), maxAge.Milliseconds())}
+		m = eboot.BootMark{Phase: word(m.Phase, maxMark), AtMS: min(max(m.AtMS, 0), maxAge.Milliseconds())}
 		ended := m.Phase == string(eboot.BootStarted)
 		b.excused = b.excused || m.Phase == markRestarting
 		room := maxMarks - len(cured.Phases)

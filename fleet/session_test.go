@@ -1,6 +1,7 @@
 package fleet
 
 import (
+	"encoding/json"
 	"fmt"
 	"math"
 	"net/netip"
@@ -379,7 +380,7 @@ func TestSessionLeavesOtherBoots(t *testing.T) {
 	if len(got) != 4 {
 		t.Errorf("%d boots", len(got))
 	}
-	c.BootBegan("stable", bundle) // whatever it was, a script begins a boot of its own
+	c.BootBegan("stable", bundle, "") // whatever it was, a script begins a boot of its own
 	if b := f.BootsOf(slave); len(b) != 5 || b[0].Loader != eboot.LoaderStock {
 		t.Errorf("%+v", b)
 	}
@@ -548,4 +549,68 @@ func TestSessionsOfOneAddress(t *testing.T) {
 			t.Fatalf("%d loading, want %d", f.Stats().Loading, loading)
 		}
 	})
+}
+
+// Names of phases are words, from slaves and from other servers.
+func TestPhasesAreWords(t *testing.T) {
+	f := open(t, Options{Server: "s1"})
+	c := f.Connect(slave, erts)
+	boots(c)
+	opens(c, opening(7, 0))
+	long := strings.Repeat("<", 2*maxMark)
+	reports(c, Report{Phases: marks("Kernel_load-completed 2\x00\xff", 1, long, 2, "é", 3)})
+	got := f.BootsOf(slave)[0].Cured.Phases
+	if want := marks("Kernel_load_completed_2__", 1, strings.Repeat("_", maxMark), 2, "__", 3); !slices.Equal(got, want) {
+		t.Errorf("%+v, want %+v", got, want)
+	}
+	b := remoteBoot(1, time.Now())
+	b.Cured.Phases = marks("<script>", 1)
+	f.MergeBoots([]eboot.Boot{b})
+	if got := f.BootsOf(b.Slave)[0].Cured.Phases; !slices.Equal(got, marks("_script_", 1)) {
+		t.Errorf("%+v", got)
+	}
+}
+
+// A thousand boots, or events, travel in one message, whatever slaves make of them.
+func TestHostileSlavesFillNoMessage(t *testing.T) {
+	const limit = 4 << 20
+	now := time.Date(2024, 5, 6, 7, 8, 9, 123456789, time.FixedZone("", 3600))
+	f := open(t, Options{Server: "3f1c8a52-7f5e-4a86-9a52-1f4f0d0a5b11", Now: func() time.Time { return now }})
+	name := strings.Repeat("n", 64)
+	large := eboot.Bundle{Name: name, Version: name, ERTS: strings.Repeat("1", maxERTS), Manifest: bundle.Manifest}
+	angry := strings.Repeat("<", 1<<10)
+	a := slave
+	for i := range 1000 {
+		a = a.Next()
+		c := f.Connect(a, large.ERTS)
+		c.Requested("get", []byte(angry))
+		c.BootBegan(name, large, strings.Repeat("<", maxRollout))
+		c.Opened(Opened{Boot: math.MaxUint64 - uint64(i), Manifest: large.Manifest, Bundle: large.Ref(), Channel: name, Mode: angry, Age: maxAge, Control: true})
+		r := Report{Switches: math.MaxInt64, Local: math.MaxInt64}
+		for i := range maxMarks {
+			r.Phases = append(r.Phases, eboot.BootMark{Phase: angry, AtMS: math.MaxInt64 - int64(i)}, eboot.BootMark{Phase: fmt.Sprint(i, angry), AtMS: math.MaxInt64})
+		}
+		r.Phases = append(r.Phases, marks("started", 1)...)
+		c.Reported(r)
+		if i%2 == 0 {
+			c.Closed(true)
+		}
+	}
+	now = now.Add(goneAfter)
+	f.checkGone()
+	all := f.Boots()
+	encoded, err := json.Marshal(all)
+	if err != nil || len(all) != 1000 || len(all[0].Cured.Phases) != maxMarks || len(encoded) >= limit {
+		t.Errorf("%d boots take %d bytes: %v", len(all), len(encoded), err)
+	}
+	for len(f.Events()) < 1000 {
+		for range maxEvents { // each at its worst, were there no quota
+			a = a.Next()
+			e := eboot.Event{Kind: eboot.EventBootLooping, Slave: a, ERTS: printable(angry, maxERTS), Channel: name, Bundle: large.Ref(), Text: angry}
+			f.Observe(e)
+		}
+	}
+	if encoded, err = json.Marshal(f.Events()[:1000]); err != nil || len(encoded) >= limit {
+		t.Errorf("1000 events take %d bytes: %v", len(encoded), err)
+	}
 }

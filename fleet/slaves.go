@@ -50,6 +50,47 @@ func (f *Fleet) BootsOf(slave netip.Addr) []eboot.Boot {
 	return newestFirst(boots)
 }
 
+// RolloutBoots returns, for each of the rollouts with these ids, the boots that it caused:
+// those of a slave with one ERTS version together, oldest first, and slaves in no order.
+func (f *Fleet) RolloutBoots(ids map[string]bool) map[string][][]eboot.Boot {
+	found := map[string][][]eboot.Boot{}
+	if len(ids) == 0 {
+		return found
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	id, wanted := "", false
+	for _, a := range f.addresses {
+		var groups [][]eboot.Boot // of a slave and a rollout each: hardly ever more than one
+		for i, b := range a.boots {
+			if b.known.Rollout == "" {
+				continue
+			}
+			if b.known.Rollout != id { // most are of the same
+				id = b.known.Rollout
+				wanted = ids[id]
+			}
+			if !wanted {
+				continue
+			}
+			g := slices.IndexFunc(groups, func(boots []eboot.Boot) bool { return boots[0].Rollout == id && boots[0].ERTS == b.known.ERTS })
+			if g < 0 {
+				g = len(groups)
+				groups = append(groups, make([]eboot.Boot, 0, len(a.boots)-i))
+			}
+			if len(b.carriers) == 0 {
+				groups[g] = append(groups[g], b.known) // without another copy: there may be many
+			} else {
+				groups[g] = append(groups[g], b.snapshot())
+			}
+		}
+		for _, boots := range groups {
+			found[boots[0].Rollout] = append(found[boots[0].Rollout], boots)
+		}
+	}
+	return found
+}
+
 func newestFirst(boots []eboot.Boot) []eboot.Boot {
 	return sorted(boots, func(a, b *eboot.Boot) int {
 		return cmp.Or(b.Began.Compare(a.Began), a.Slave.Compare(b.Slave))

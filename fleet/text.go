@@ -44,3 +44,15 @@ func printable(s string, limit int) string {
 	}
 	return b.String()
 }
+
+// word returns s with at most limit bytes, each that is no letter, digit or "_" of ASCII
+// replaced by "_": JSON writes it as it is. The result shares no memory with s.
+func word(s string, limit int) string {
+	w := []byte(s[:min(len(s), limit)])
+	for i, c := range w {
+		if c != '_' && (c < '0' || c > '9') && (c < 'A' || c > 'Z') && (c < 'a' || c > 'z') {
+			w[i] = '_'
+		}
+	}
+	return string(w)
+}

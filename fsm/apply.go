@@ -243,7 +243,7 @@ func (t *transition) target(ref eboot.Ref, erts string) ([]eboot.Bundle, error) 
 		if found := t.next.bundlesOf(ref); len(found) > 0 {
 			return found, nil
 		}
-		return nil, fmt.Errorf("bundle %s: does not exist: %w", ref, eboot.ErrNotFound)
+		return nil, fmt.Errorf("bundle %s: does not exist; `eboot bundle list` shows what does: %w", ref, eboot.ErrNotFound)
 	}
 	b, ok := t.next.Bundle(ref, erts)
 	if !ok {

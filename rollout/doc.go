@@ -21,10 +21,11 @@
 //	failed, running or waiting                   ──▶ rolled_back, or stopped
 //	abort, from each phase that is not over      ──▶ aborted
 //
-// Failures are summed over all stages: a slave of the canary stage that falls over while
-// the second stage runs counts. A stage passes with one healthy slave and none of which it
+// Failures are summed over all stages: a slave of the canary stage that boots while the second
+// stage runs, and fails, counts. A stage passes with one healthy slave and none of which it
 // is not known yet; slaves that have not booted since it began do not hold it up, as nobody
-// knows when they will.
+// knows when they will, unless they are to be restarted. A stage that selects none of the slaves
+// that were seen passes when slaves of an earlier one are well.
 //
 // There is no clock and no randomness, no argument is changed, and what is returned shares
 // memory with the arguments: nothing in a Rollout is ever changed in place.

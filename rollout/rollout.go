@@ -51,7 +51,7 @@ func Observe(r eboot.Rollout, stage int, totals []eboot.StageTotals, at time.Tim
 	if r.Phase.Over() || stage != r.Stage || len(totals) != len(r.Totals) {
 		return r
 	}
-	r.Totals = slices.Clone(totals)
+	r.Totals = known(r.Totals, totals)
 	if r.Phase != eboot.RolloutRunning && r.Phase != eboot.RolloutWaiting {
 		return r
 	}
@@ -62,8 +62,9 @@ func Observe(r eboot.Rollout, stage int, totals []eboot.StageTotals, at time.Tim
 		return enter(r, eboot.RolloutRolledBack, reason, at)
 	}
 	now := r.Totals[r.Stage]
+	proven := now.Healthy > 0 || now.Selected == 0 && sum(r.Totals).Healthy > 0 // a percentage may fall on nobody
 	switch {
-	case now.Healthy == 0 || now.Pending > 0 || r.Phase == eboot.RolloutWaiting:
+	case !proven || now.Pending > 0 || now.Waiting > 0 || r.Phase == eboot.RolloutWaiting:
 		return r
 	case r.Approve && r.Stage < len(r.Stages)-1:
 		return enter(r, eboot.RolloutWaiting, "", at)
@@ -93,14 +94,24 @@ func Steer(r eboot.Rollout, action eboot.RolloutAction, reason string, at time.T
 		if r.Phase != eboot.RolloutPaused && r.Phase != eboot.RolloutStopped {
 			return r, refused(r, action)
 		}
-		return enter(forgive(r), eboot.RolloutRunning, reason, at), nil
+		return enter(forgive(r, false), eboot.RolloutRunning, reason, at), nil
 	case eboot.RolloutPromote:
-		return advance(forgive(r), reason, at), nil
+		return advance(forgive(r, true), reason, at), nil // what came while it was paused or stopped is known to who says so
 	case eboot.RolloutPromoteFull:
 		return enter(r, eboot.RolloutSucceeded, reason, at), nil
 	}
 	// What stopped it is the better reason, unless the operator gives one.
 	return enter(r, eboot.RolloutAborted, cmp.Or(reason, r.Reason), at), nil
+}
+
+// known is what is counted now, and failures that were counted before: who counts may have
+// forgotten them.
+func known(before, now []eboot.StageTotals) []eboot.StageTotals {
+	totals := slices.Clone(now)
+	for i := range totals {
+		totals[i].Failures = max(totals[i].Failures, before[i].Failures)
+	}
+	return totals
 }
 
 // advance begins the next stage; after the last one the rollout has succeeded.
@@ -120,8 +131,8 @@ func enter(r eboot.Rollout, phase eboot.RolloutPhase, reason string, at time.Tim
 }
 
 // forgive makes what stopped a rollout no reason to stop it again.
-func forgive(r eboot.Rollout) eboot.Rollout {
-	if r.Phase == eboot.RolloutStopped {
+func forgive(r eboot.Rollout, promoting bool) eboot.Rollout {
+	if r.Phase == eboot.RolloutStopped || r.Phase == eboot.RolloutPaused && promoting {
 		sum := sum(r.Totals)
 		r.Forgiven, r.ForgivenLoops = sum.Failures, sum.Looping
 	}
@@ -131,12 +142,14 @@ func forgive(r eboot.Rollout) eboot.Rollout {
 func sum(totals []eboot.StageTotals) eboot.StageTotals {
 	var all eboot.StageTotals
 	for _, t := range totals {
+		all.Selected += t.Selected
 		all.Booted += t.Booted
 		all.Pending += t.Pending
 		all.Healthy += t.Healthy
 		all.Failed += t.Failed
 		all.Failures += t.Failures
 		all.Looping += t.Looping
+		all.Waiting += t.Waiting
 	}
 	return all
 }

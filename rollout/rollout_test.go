@@ -3,6 +3,7 @@ package rollout
 import (
 	"errors"
 	"reflect"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -108,6 +109,11 @@ func TestObserve(t *testing.T) {
 		"failures before passing":      {nil, [][]totals{{well}, {well, {Booted: 9, Healthy: 6, Failures: 3}}}, eboot.RolloutRolledBack, 1, "stage 10%: 3 boots of 9 slaves failed; 2 may"},
 		"a loop":                       {nil, [][]totals{{loops}}, eboot.RolloutRolledBack, 0, "stage canary: 1 of 3 slaves that booted boot again and again"},
 		"stopped":                      {keep, [][]totals{{ill}}, eboot.RolloutStopped, 0, "stage canary: 3 boots of 3 slaves failed; 2 may"},
+		"waits for those to restart":   {nil, [][]totals{{{Booted: 3, Healthy: 3, Waiting: 1}}}, eboot.RolloutRunning, 0, ""},
+		"nobody to wait for":           {nil, [][]totals{{well}, {well, {}}}, eboot.RolloutRunning, 2, ""},
+		"somebody to wait for":         {nil, [][]totals{{well}, {well, {Selected: 1}}}, eboot.RolloutRunning, 1, ""},
+		"nobody has proved it":         {nil, [][]totals{{{}}}, eboot.RolloutRunning, 0, ""},
+		"failures are not forgotten":   {nil, [][]totals{{{Booted: 3, Failures: 2}}, {{Booted: 1, Failures: 0}}, {{Booted: 3, Failures: 3}}}, eboot.RolloutRolledBack, 0, "stage canary: 3 boots of 3 slaves failed; 2 may"},
 		"stopped is not left":          {keep, [][]totals{{ill}, {well}}, eboot.RolloutStopped, 0, "stage canary: 3 boots of 3 slaves failed; 2 may"},
 		"over is over":                 {nil, [][]totals{{ill}, {well}}, eboot.RolloutRolledBack, 0, "stage canary: 3 boots of 3 slaves failed; 2 may"},
 	} {
@@ -237,7 +243,7 @@ func TestStoppedIsForgiven(t *testing.T) {
 			t.Fatalf("%s: %+v, %v", action, r, err)
 		}
 		bad.Pending, bad.Failures = 1, 5
-		seen := append([]totals{bad}, make([]totals, r.Stage)...)
+		seen := waiting(append([]totals{bad}, make([]totals, r.Stage)...))
 		if r = Observe(r, r.Stage, seen, begin); r.Phase != eboot.RolloutRunning {
 			t.Fatalf("%s: two more: %+v", action, r)
 		}
@@ -331,4 +337,30 @@ func TestCheck(t *testing.T) {
 			t.Errorf("%s: %v", name, err)
 		}
 	}
+}
+
+// Who promotes a paused rollout has seen what failed meanwhile; who resumes it wants it judged.
+func TestFailuresDuringAPause(t *testing.T) {
+	for action, want := range map[eboot.RolloutAction]eboot.RolloutPhase{
+		eboot.RolloutPromote: eboot.RolloutRunning, eboot.RolloutResume: eboot.RolloutRolledBack,
+	} {
+		r := in(t, eboot.RolloutPaused)
+		totals := slices.Clone(r.Totals)
+		totals[0].Failures = r.MaxFailures + 1
+		r = Observe(r, r.Stage, totals, begin)
+		r, err := Steer(r, action, "", begin)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if r = Observe(r, r.Stage, waiting(r.Totals), begin); r.Phase != want {
+			t.Errorf("%s: %s, %q; want %s", action, r.Phase, r.Reason, want)
+		}
+	}
+}
+
+// waiting is totals with a slave that the latest stage waits for.
+func waiting(totals []eboot.StageTotals) []eboot.StageTotals {
+	totals = slices.Clone(totals)
+	totals[len(totals)-1].Selected++
+	return totals
 }

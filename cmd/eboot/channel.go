@@ -149,6 +149,9 @@ func (c *command) channelUndo() *cobra.Command {
 				if err != nil {
 					return nil // the write is done; where the channel points to now is a courtesy
 				}
+				if len(ch.Bundles) == 0 {
+					fmt.Fprintf(c.err, "note: channel %s points to no bundle now: its slaves do not boot\n", ch.Name)
+				}
 				return table(w, channelHeader, channelRows(ch))
 			})
 		}),

@@ -119,6 +119,16 @@ func planText(w io.Writer, p api.RolloutPlan, restart bool) error {
 		return err
 	}
 	var notes []string
+	for _, m := range p.Moves {
+		if m.From.IsZero() {
+			notes = append(notes, fmt.Sprintf("channel %s points to nothing for ERTS %s now: slaves that no stage has come to do not boot, nor does any when the rollout is taken back", p.Channel, m.ERTS))
+		}
+	}
+	for _, s := range p.Stages {
+		if s.Count == 0 {
+			notes = append(notes, fmt.Sprintf("stage %s selects no slave that was seen and that no earlier stage selects: it passes when one boots, when slaves of an earlier stage are healthy, or with `eboot rollout promote %s`", s.Stage, p.Channel))
+		}
+	}
 	if p.Unselected > 0 {
 		notes = append(notes, fmt.Sprintf("no stage selects %s of the channel: they boot %s once the rollout has succeeded", slavesText(p.Unselected), p.Bundle))
 	}
@@ -126,7 +136,7 @@ func planText(w io.Writer, p api.RolloutPlan, restart bool) error {
 		notes = append(notes, fmt.Sprintf("there is no bundle for ERTS %s of %s (%s), which cannot boot: publish %s for it too", gap.ERTS, slavesText(gap.Count), someText(gap.Slaves, gap.Count), p.Bundle))
 	}
 	if p.Unreachable > 0 && restart {
-		notes = append(notes, fmt.Sprintf("--restart cannot reach %s: stock loader, control off, or not connected; `eboot channel set %s --control on` helps from their next boot on", slavesText(p.Unreachable), p.Channel))
+		notes = append(notes, fmt.Sprintf("--restart cannot reach %s, which boot when they do: they have Erlang's own loader, are not connected, or booted while the channel had control off (`eboot channel set %s --control on`)", slavesText(p.Unreachable), p.Channel))
 	}
 	if p.Unseen > 0 {
 		notes = append(notes, fmt.Sprintf("hosts in the whitelist that were never seen, and are counted nowhere: %d", p.Unseen))

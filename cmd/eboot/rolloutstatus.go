@@ -20,6 +20,9 @@ import (
 // errRollout: what was asked about is a rollout, and it did not succeed.
 var errRollout = errors.New("rollout did not succeed")
 
+// unseenPatience is how long a stage may take to be counted for the first time.
+const unseenPatience = 10 * time.Second
+
 // watchEvery is how often --watch asks.
 const watchEvery = 500 * time.Millisecond
 
@@ -113,16 +116,16 @@ func rolloutDetails(w io.Writer, r eboot.Rollout) error {
 	}
 	rows := make([][]string, len(r.Stages))
 	for i, s := range r.Stages {
-		rows[i] = []string{s.String(), "-", "-", "-", "-", "-", "-"}
+		rows[i] = []string{s.String(), "-", "-", "-", "-", "-", "-", "-", "-"}
 		if i < len(r.Totals) {
 			t := r.Totals[i]
-			for column, n := range []int{t.Booted, t.Pending, t.Healthy, t.Failed, t.Failures, t.Looping} {
+			for column, n := range []int{t.Selected, t.Waiting, t.Booted, t.Pending, t.Healthy, t.Failed, t.Failures, t.Looping} {
 				rows[i][column+1] = fmt.Sprint(n)
 			}
 		}
 	}
 	fmt.Fprintln(w)
-	if err := table(w, "STAGE BOOTED PENDING HEALTHY FAILED FAILURES LOOPING", rows); err != nil {
+	if err := table(w, "STAGE SEEN TO-RESTART BOOTED PENDING HEALTHY FAILED FAILURES LOOPING", rows); err != nil {
 		return err
 	}
 	if todo := rolloutAdvice(r); todo != "" {
@@ -143,6 +146,10 @@ func rolloutAdvice(r eboot.Rollout) string {
 	}
 	abort := verb("abort", "takes it back")
 	switch r.Phase {
+	case eboot.RolloutRunning:
+		if r.Stage < len(r.Totals) && r.Totals[r.Stage].Selected == 0 && time.Since(r.StageAt) > unseenPatience {
+			return "the stage selects no slave that was seen: wait until one boots, or " + verb("promote", next)
+		}
 	case eboot.RolloutWaiting:
 		return verb("promote", next) + ", " + abort
 	case eboot.RolloutPaused:
@@ -156,6 +163,8 @@ func rolloutAdvice(r eboot.Rollout) string {
 // totalsOf adds the stages up.
 func totalsOf(r eboot.Rollout) (sum eboot.StageTotals) {
 	for _, t := range r.Totals {
+		sum.Selected += t.Selected
+		sum.Waiting += t.Waiting
 		sum.Booted += t.Booted
 		sum.Pending += t.Pending
 		sum.Healthy += t.Healthy

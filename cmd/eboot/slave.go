@@ -41,7 +41,7 @@ func (c *command) slaveAllow() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			if ch, err := client.Channel(ctx, channel); errors.Is(err, eboot.ErrNotFound) || err == nil && len(ch.Bundles) == 0 {
+			if ch, err := client.Channel(ctx, channel); errors.Is(err, eboot.ErrNotFound) || err == nil && len(ch.Bundles) == 0 && !c.rolling(ctx, client, channel) {
 				fmt.Fprintf(c.err, "note: channel %s points to no bundle; `eboot channel set %s NAME@VERSION` lets these slaves boot\n", channel, channel)
 			}
 			return c.print(result, func(w io.Writer) error {
@@ -52,6 +52,12 @@ func (c *command) slaveAllow() *cobra.Command {
 	cmd.Flags().StringVar(&channel, "channel", eboot.DefaultChannel, "channel these slaves boot from")
 	cmd.Flags().StringArrayVar(&labels, "label", nil, "label k=v; may be repeated")
 	return c.write(cmd)
+}
+
+// rolling reports whether a rollout of a channel is under way, which slaves then wait for.
+func (c *command) rolling(ctx context.Context, client *api.Client, channel string) bool {
+	r, err := client.Rollout(ctx, channel)
+	return err == nil && !r.Phase.Over()
 }
 
 func parsePrefixes(args []string) ([]netip.Prefix, error) {

@@ -1,1 +1,1 @@
-{"request_id":"00000000-0000-4000-8000-000000000022","at_ms":1700000000022,"change":{"channel":"stable","id":"5a0c1f3e-0001","stage":0,"totals":[{"booted":2,"pending":0,"healthy":1,"failed":1,"failures":2}]}}
+{"request_id":"00000000-0000-4000-8000-000000000022","at_ms":1700000000022,"change":{"channel":"stable","id":"5a0c1f3e-0001","stage":0,"totals":[{"selected":0,"booted":2,"pending":0,"healthy":1,"failed":1,"failures":2}]}}

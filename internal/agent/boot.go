@@ -60,7 +60,8 @@ func (s *bootService) refuse(q bootproto.Query, err error) {
 	}
 	if entry, ok := s.view.State().Lookup(q.Slave.Addr()); ok {
 		s.without.Add(1)
-		s.fleet.Refused(q.Slave.Addr(), q.ERTS, entry.Channel, err.Error())
+		s.fleet.Refused(q.Slave.Addr(), q.ERTS, entry.Channel, fmt.Sprintf("%s: channel %s has no bundle for ERTS %s; publish one and point the channel to it",
+			q.Slave.Addr(), entry.Channel, q.ERTS))
 	}
 }
 
@@ -219,11 +220,21 @@ func (c *bootSession) begin(name []byte) (bootproto.Content, error) {
 		if options.Live != eboot.LiveOn {
 			c.tree = tree
 		}
-		if pin := c.seen.BootBegan(entry.Channel, bundle); !pin.Manifest.IsZero() {
+		if pin := c.seen.BootBegan(entry.Channel, bundle, rolloutOf(state, entry, c.slave, bundle)); !pin.Manifest.IsZero() {
 			c.service.exchange.share(pin)
 		}
 	}
 	return content, err
+}
+
+// rolloutOf is the id of the rollout because of which a slave boots b; empty: its channel
+// points to it.
+func rolloutOf(state *fsm.State, entry *eboot.WhitelistEntry, slave netip.Addr, b eboot.Bundle) string {
+	r, ok := state.Rollout(entry.Channel)
+	if !ok || r.Target != b.Ref() || r.Base[b.ERTS] == r.Target || !r.Moves(slave, entry.Labels) {
+		return ""
+	}
+	return r.ID
 }
 
 // note records the request, and whether any root covers its path.

@@ -31,7 +31,9 @@ func (a *Agent) Explain(slave netip.Addr) eboot.Explanation {
 	if a.files.Full(slave) {
 		e.fail("limits", "a further connection of this address would pass the limits", "raise boot.limits, or look for what keeps connections open")
 	}
-	if pin, ok := a.fleet.Pin(slave, sighting.AskedERTS); ok {
+	if entry != nil && state.ChannelOptions(entry.Channel).Live == eboot.LiveOn {
+		e.note("live", fmt.Sprintf("channel %s is live: every file is of the bundle that it points to when the slave asks", entry.Channel))
+	} else if pin, ok := a.fleet.Pin(slave, sighting.AskedERTS); ok {
 		if b, found := state.BundleByManifest(pin.Manifest, pin.ERTS); found {
 			e.note("pin", fmt.Sprintf("the latest boot began with %s at %s; files are of that bundle until it boots again", b.Ref(), clock(pin.At)))
 		} else {
@@ -52,7 +54,9 @@ func (a *Agent) explainBundle(e *explainer, state *fsm.State, entry *eboot.White
 		e.fail("channel", fmt.Sprintf("channel %s points to no bundle", entry.Channel), fmt.Sprintf("eboot channel set %s NAME@VERSION", entry.Channel))
 		return
 	}
-	e.ok("channel", fmt.Sprintf("%s, with bundles for ERTS %s", channel.Name, versionList(channel)))
+	if len(channel.Bundles) > 0 {
+		e.ok("channel", fmt.Sprintf("%s, with bundles for ERTS %s", channel.Name, versionList(channel)))
+	}
 	if sighting.AskedERTS == "" {
 		e.unknown("erts", "this server has not seen the slave ask; its ERTS version is not known")
 		for b := range channelBundles(state) {

@@ -3,6 +3,7 @@ package agent
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"time"
@@ -77,7 +78,10 @@ func (a *Agent) removeOld(ctx context.Context, state *fsm.State) error {
 		generation := state.Generation() // what was looked at is still so, or it is looked at again
 		header := a.ownHeader()
 		header.ExpectGeneration = &generation
-		if _, err := a.propose(ctx, fsm.RemoveBundle{Header: header, Ref: b.Ref(), ERTS: b.ERTS}); err != nil {
+		switch _, err := a.propose(ctx, fsm.RemoveBundle{Header: header, Ref: b.Ref(), ERTS: b.ERTS}); {
+		case errors.Is(err, eboot.ErrConflict): // it is in use since
+			continue
+		case err != nil:
 			return fmt.Errorf("remove bundle %s for ERTS %s: %w", b.Ref(), b.ERTS, err)
 		}
 		a.logger.Info("bundle was removed: there are newer ones, and nothing uses it", "bundle", b.Ref(), "erts", b.ERTS)
@@ -128,7 +132,9 @@ func superfluous(state *fsm.State, keep int) []eboot.Bundle {
 	for _, r := range state.Rollouts() {
 		for erts, ref := range r.Base {
 			used[use{ref, erts}] = true
-			used[use{r.Target, erts}] = true
+		}
+		for _, b := range state.BundlesOf(r.Target) {
+			used[use{r.Target, b.ERTS}] = true
 		}
 	}
 	type line struct{ name, erts string }

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net/netip"
 	"slices"
+	"sync"
 	"time"
 
 	"github.com/google/uuid"
@@ -20,7 +21,10 @@ const (
 	// rolloutTick is how often the leader judges the boots of a rollout.
 	rolloutTick = 500 * time.Millisecond
 	// totalsEvery is how often totals alone go into the log. A step goes at once.
-	totalsEvery = time.Second
+	totalsEvery = 2 * time.Second
+	// settleTime is how long the others may take to tell a server that was just started what
+	// they have seen.
+	settleTime = 6 * time.Second
 )
 
 // Rollouts returns the latest rollout of each channel.
@@ -40,8 +44,25 @@ func (a *Agent) Rollout(channel string) (eboot.Rollout, error) {
 
 // StartRollout begins the staged move of a channel.
 func (a *Agent) StartRollout(ctx context.Context, w api.Write, channel string, s api.RolloutStart) (api.RolloutResult, error) {
+	if err := a.checkRollout(channel); err != nil {
+		return api.RolloutResult{}, err
+	}
 	start := fsm.StartRollout{Header: a.header(w), ID: rolloutID(w), Channel: channel, Ref: s.Bundle, Spec: s.RolloutSpec}
 	return a.stepRollout(ctx, channel, start)
+}
+
+// checkRollout refuses what would begin and never come to anything: a mistyped channel would be
+// made, and wait for slaves for ever.
+func (a *Agent) checkRollout(channel string) error {
+	state := a.view.State()
+	known, ok := state.Channel(channel)
+	switch {
+	case !ok && channel != eboot.DefaultChannel:
+		return fmt.Errorf("channel %s: does not exist; `eboot channel set %s NAME@VERSION` makes it: %w", channel, channel, eboot.ErrNotFound)
+	case known.Options.Live == eboot.LiveOn:
+		return fmt.Errorf("channel %s: is live, so slaves would change their bundle while they run; `eboot channel set %s --live off` first: %w", channel, channel, eboot.ErrConflict)
+	}
+	return nil
 }
 
 // rolloutID is the same for a repeat of the request.
@@ -64,11 +85,11 @@ func (a *Agent) stepRollout(ctx context.Context, channel string, command fsm.Com
 }
 
 // rolloutDriver judges the boots of rollouts while this server leads, and has the state
-// machine told. What it remembers may be lost with its server: the next leader sees the same boots.
+// machine told. It remembers nothing that matters: the next leader sees the same boots.
 type rolloutDriver struct {
-	agent *Agent
-	told  map[slaveKey]time.Time // slaves that were told to restart, and when
-	sent  map[string]time.Time   // when totals of a rollout last went into the log, by its id
+	agent    *Agent
+	restarts *restarter
+	sent     map[string]time.Time // when totals of a rollout last went into the log, by its id
 }
 
 // slaveKey is a slave as the fleet tells slaves apart.
@@ -77,59 +98,65 @@ type slaveKey struct {
 	erts  string
 }
 
-// driveRollouts runs the driver until ctx ends. While no rollout wants it, it sleeps.
+// driveRollouts judges boots, and restarts slaves beside that, until ctx ends. While no
+// rollout wants it, it sleeps.
 func (a *Agent) driveRollouts(ctx context.Context) error {
-	d := &rolloutDriver{agent: a, told: map[slaveKey]time.Time{}, sent: map[string]time.Time{}}
+	d := &rolloutDriver{agent: a, restarts: newRestarter(a), sent: map[string]time.Time{}}
+	var beside sync.WaitGroup
+	defer beside.Wait()
+	beside.Go(func() { a.whileLeading(ctx, d.restarts.round) })
+	a.whileLeading(ctx, d.round)
+	return nil
+}
+
+// whileLeading calls round each rolloutTick while this server leads and round reports that it
+// wants it, and whenever the state or the leader changes otherwise, until ctx ends.
+func (a *Agent) whileLeading(ctx context.Context, round func(context.Context) (again bool)) {
 	for {
 		changed, led := a.machine.Changed(), a.cluster.LeaderChanged()
 		var tick <-chan time.Time
-		if a.cluster.Status().Role == roleLeader && d.drive(ctx) {
+		if a.cluster.Status().Role == roleLeader && round(ctx) {
 			tick = time.After(rolloutTick)
-			changed = nil // its own entries change the state: once each tick is enough
+			changed = nil // a rollout's own entries change the state: once each tick is enough
 		}
 		select {
 		case <-tick:
 		case <-changed:
 		case <-led:
 		case <-ctx.Done():
-			return nil
+			return
 		}
 	}
 }
 
-// drive looks at every rollout once, and reports whether one needs it again.
-func (d *rolloutDriver) drive(ctx context.Context) (again bool) {
+// round looks at every rollout once, and reports whether one needs it again. A server that was
+// just started waits until the others have told it of boots.
+func (d *rolloutDriver) round(ctx context.Context) (again bool) {
 	state := d.agent.machine.State()
 	now := d.agent.now()
-	var slaves []fleet.SlaveRecord
-	for _, r := range state.Rollouts() {
-		active := !r.Phase.Over()
-		restoring := r.Restart > 0 && r.Phase.Over() && r.Phase != eboot.RolloutSucceeded && now.Sub(r.ChangedAt) < restoreFor
-		if !active && !restoring {
-			continue
-		}
-		if slaves == nil {
-			slaves = d.agent.fleet.Slaves()
-		}
-		again = true
-		if active {
-			d.observe(ctx, state, r, slaves, now)
-		}
-		if r.Restart > 0 {
-			d.restart(ctx, state, r, slaves, now)
-		}
-	}
-	if !again {
-		clear(d.told)
+	active := slices.DeleteFunc(state.Rollouts(), func(r eboot.Rollout) bool { return r.Phase.Over() })
+	if len(active) == 0 {
 		clear(d.sent)
+		return false
 	}
-	return again
+	if d.agent.config.Clustered() && now.Sub(d.agent.startedAt) < settleTime {
+		return true
+	}
+	ids := map[string]bool{}
+	for _, r := range active {
+		ids[r.ID] = true
+	}
+	boots := d.agent.fleet.RolloutBoots(ids)
+	for _, r := range active {
+		d.observe(ctx, state, &r, boots[r.ID], now)
+	}
+	return true
 }
 
 // observe has the state machine told what became of the slaves that booted the target.
-func (d *rolloutDriver) observe(ctx context.Context, state *fsm.State, r eboot.Rollout, slaves []fleet.SlaveRecord, now time.Time) {
-	totals := d.tally(state, &r, slaves, now)
-	next := rollout.Observe(r, r.Stage, totals, now)
+func (d *rolloutDriver) observe(ctx context.Context, state *fsm.State, r *eboot.Rollout, boots [][]eboot.Boot, now time.Time) {
+	totals := d.tally(state, r, boots, now)
+	next := rollout.Observe(*r, r.Stage, totals, now)
 	step := next.Phase != r.Phase || next.Stage != r.Stage
 	if !step && (slices.Equal(next.Totals, r.Totals) || now.Sub(d.sent[r.ID]) < totalsEvery) {
 		return
@@ -142,32 +169,52 @@ func (d *rolloutDriver) observe(ctx context.Context, state *fsm.State, r eboot.R
 }
 
 // tally counts, for each stage that was begun, what became of the slaves that it was the
-// first to select.
-func (d *rolloutDriver) tally(state *fsm.State, r *eboot.Rollout, slaves []fleet.SlaveRecord, now time.Time) []eboot.StageTotals {
+// first to select: of their boots because of this rollout, and of those that it restarts.
+func (d *rolloutDriver) tally(state *fsm.State, r *eboot.Rollout, boots [][]eboot.Boot, now time.Time) []eboot.StageTotals {
 	totals := make([]eboot.StageTotals, r.Stage+1)
-	targets := map[string]eboot.Digest{}
+	moved := map[string]bool{}
 	for _, b := range state.BundlesOf(r.Target) {
-		targets[b.ERTS] = b.Manifest
+		moved[b.ERTS] = r.Base[b.ERTS] != r.Target
 	}
-	for _, s := range slaves {
-		manifest, ok := targets[s.ERTS]
-		if !ok || s.Latest.Began.Before(r.StartedAt) {
-			continue
-		}
-		entry, ok := state.Lookup(s.Slave)
+	stageOf := func(slave netip.Addr) *eboot.StageTotals {
+		entry, ok := state.Lookup(slave)
 		if !ok || entry.Channel != r.Channel {
+			return nil
+		}
+		if stage, ok := r.StageOf(slave, entry.Labels); ok && stage <= r.Stage {
+			return &totals[stage]
+		}
+		return nil
+	}
+	for _, each := range boots {
+		total := stageOf(each[0].Slave)
+		if total == nil {
 			continue
 		}
-		stage, ok := r.StageOf(s.Slave, entry.Labels)
-		if !ok || stage > r.Stage {
+		each = slices.DeleteFunc(each, func(b eboot.Boot) bool { return now.Sub(b.Began) > r.Deadline() && d.unknown(b) })
+		if len(each) > 0 {
+			count(total, fleet.Judge(each, now, r.Deadline(), r.MinHealthy()))
+		}
+	}
+	for _, s := range d.agent.fleet.Slaves() {
+		if !moved[s.ERTS] {
 			continue
 		}
-		boots := bootsOf(d.agent.fleet.BootsOf(s.Slave), s.ERTS, manifest, r.StartedAt)
-		boots = slices.DeleteFunc(boots, func(b eboot.Boot) bool { return now.Sub(b.Began) > r.Deadline() && d.unknown(b) })
-		if len(boots) == 0 {
+		total := stageOf(s.Slave)
+		if total == nil {
 			continue
 		}
-		count(&totals[stage], fleet.Judge(boots, now, r.Deadline(), r.MinHealthy()))
+		total.Selected++
+		if r.Restart == 0 {
+			continue
+		}
+		switch d.restarts.standing(state, r, s, now) {
+		case onItsWay, toBeTold:
+			total.Waiting++
+		case neverBack:
+			total.Failed++
+			total.Failures++
+		}
 	}
 	return totals
 }
@@ -175,17 +222,9 @@ func (d *rolloutDriver) tally(state *fsm.State, r *eboot.Rollout, slaves []fleet
 // unknown reports whether nobody saw how a boot went on: its server was lost or restarted in the
 // middle of it, and no other has the slave. It may be up; then no loader says so a second time.
 func (d *rolloutDriver) unknown(b eboot.Boot) bool {
+	server, known := d.agent.peers.member(b.Server)
 	return b.Loaded.IsZero() && b.Failure == "" &&
-		(b.Phase == eboot.BootClosed || b.Phase == eboot.BootLoading && !d.agent.peers.alive(b.Server))
-}
-
-// bootsOf returns the boots of one bundle since a time, oldest first; boots has the newest first.
-func bootsOf(boots []eboot.Boot, erts string, manifest eboot.Digest, since time.Time) []eboot.Boot {
-	boots = slices.DeleteFunc(boots, func(b eboot.Boot) bool {
-		return b.ERTS != erts || b.Manifest != manifest || b.Began.Before(since)
-	})
-	slices.Reverse(boots)
-	return boots
+		(b.Phase == eboot.BootClosed || b.Phase == eboot.BootLoading && known && !server.Alive)
 }
 
 func count(t *eboot.StageTotals, v fleet.Verdict) {

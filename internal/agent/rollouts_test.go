@@ -43,6 +43,7 @@ func (f *fed) boot(t *testing.T, n int, change func(*eboot.Boot)) eboot.Boot {
 		Channel: entry.Channel, Bundle: bundle.Ref(), Manifest: bundle.Manifest, Loader: eboot.LoaderEboot, Phase: eboot.BootStarted,
 		Began: now, Latest: now, Loaded: now, Cured: &eboot.CuredBoot{Number: f.revision, Mode: "embedded"},
 	}
+	b.Rollout = rolloutOf(state, entry, slave, bundle)
 	if change != nil {
 		change(&b)
 	}
@@ -190,7 +191,7 @@ func TestRolloutPlan(t *testing.T) {
 	t.Parallel()
 	f := rolling(t, nil)
 	f.boot(t, 2, nil)
-	f.boot(t, 3, func(b *eboot.Boot) { b.Cured.Control = true })
+	f.boot(t, 3, func(b *eboot.Boot) { b.Cured.Control = true }) // with a server that is not there
 	f.boot(t, 4, func(b *eboot.Boot) { b.ERTS = "99.1" })
 	start := api.NewRolloutStart(app("2"))
 	start.Stages = stages(t, "canary:rack=r1", "100%")
@@ -201,7 +202,7 @@ func TestRolloutPlan(t *testing.T) {
 	if len(plan.Moves) != 1 || plan.Moves[0] != (api.PlannedMove{ERTS: testERTS, From: app("1"), To: app("2")}) {
 		t.Errorf("moves %+v", plan.Moves)
 	}
-	if plan.Stages[0].Count != 0 || plan.Stages[1].Count != 2 || plan.Stages[1].Restartable != 1 || plan.Unreachable != 1 || plan.Unseen != 1 {
+	if plan.Stages[0].Count != 0 || plan.Stages[1].Count != 2 || plan.Stages[1].Restartable != 0 || plan.Unreachable != 2 || plan.Unseen != 1 {
 		t.Errorf("plan %+v", plan)
 	}
 	if len(plan.WithoutBundle) != 1 || plan.WithoutBundle[0].ERTS != "99.1" || plan.WithoutBundle[0].Count != 1 {

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"fmt"
 	"net/netip"
+	"slices"
 	"time"
 
 	"eboot"
@@ -66,7 +67,7 @@ func (c *bootSession) Open(o bootproto.Open) (bootproto.Opened, error) {
 	control := state.ChannelOptions(entry.Channel).Control == eboot.ControlOn
 	pin := c.seen.Opened(fleet.Opened{
 		Boot: o.Boot, Manifest: digest, Bundle: bundle.Ref(), Channel: entry.Channel, Mode: o.Mode, Age: o.Age,
-		Control: control && o.CanRestart,
+		Control: control && o.CanRestart, Rollout: rolloutOf(state, entry, c.slave, bundle),
 	})
 	if !pin.Manifest.IsZero() {
 		s.exchange.tell(pin)
@@ -133,7 +134,15 @@ func (c *bootSession) mayHave(state *fsm.State, entry *eboot.WhitelistEntry, b e
 		return true
 	}
 	began := c.service.now().Add(-age)
-	return pointedTo(state, entry.Channel, b, began) || rolledOut(state, entry, c.slave, b, began)
+	return pointedTo(state, entry.Channel, b, began) || rolledOut(state, entry, c.slave, b, began) || c.hasBooted(entry.Channel, b)
+}
+
+// hasBooted reports whether some server remembers that this address booted b from the channel:
+// of several slaves at one address only one has the pin.
+func (c *bootSession) hasBooted(channel string, b eboot.Bundle) bool {
+	return slices.ContainsFunc(c.service.fleet.BootsOf(c.slave), func(known eboot.Boot) bool {
+		return known.Manifest == b.Manifest && known.ERTS == b.ERTS && known.Channel == channel
+	})
 }
 
 // rolledOut reports whether the slave booted b at a time, give or take ageSlack, because of

@@ -79,6 +79,9 @@ func (a *Agent) PlanRollout(_ context.Context, channel string, s api.RolloutStar
 	if err := s.Check(); err != nil {
 		return plan, err
 	}
+	if err := a.checkRollout(channel); err != nil {
+		return plan, err
+	}
 	state := a.view.State()
 	targets := state.BundlesOf(s.Bundle)
 	if len(targets) == 0 {
@@ -110,7 +113,7 @@ func (a *Agent) PlanRollout(_ context.Context, channel string, s api.RolloutStar
 		_, served := ch.Bundles[row.ERTS]
 		switch {
 		case moved[row.ERTS]:
-			planSlave(&plan, trial, row)
+			a.planSlave(&plan, trial, row)
 		case !served:
 			gap := gaps[row.ERTS]
 			if gap == nil {
@@ -128,7 +131,7 @@ func (a *Agent) PlanRollout(_ context.Context, channel string, s api.RolloutStar
 	return plan, nil
 }
 
-func planSlave(plan *api.RolloutPlan, trial *eboot.Rollout, row eboot.SlaveStatus) {
+func (a *Agent) planSlave(plan *api.RolloutPlan, trial *eboot.Rollout, row eboot.SlaveStatus) {
 	i, ok := trial.StageOf(row.Slave, row.Labels)
 	if !ok {
 		plan.Unselected++
@@ -137,7 +140,7 @@ func planSlave(plan *api.RolloutPlan, trial *eboot.Rollout, row eboot.SlaveStatu
 	stage := &plan.Stages[i]
 	stage.Count++
 	stage.Slaves = listSlave(stage.Slaves, row.Slave)
-	if row.Boot != nil && restartable(*row.Boot) {
+	if row.Boot != nil && a.restartable(*row.Boot) {
 		stage.Restartable++
 	} else {
 		plan.Unreachable++
