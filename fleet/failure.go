@@ -110,19 +110,19 @@ func (f *Fleet) fail(b *boot, at time.Time, text string) {
 		Text: fmt.Sprintf("%s: boot of %s failed: %s", b.known.Slave, b.known.Bundle, text),
 	}
 	f.observe(event)
-	if n := f.addresses[b.known.Slave].looping(b.known.ERTS); n > 0 {
+	if n := f.addresses[b.known.Slave].looping(b); n > 0 {
 		event.Kind = eboot.EventBootLooping
 		event.Text = fmt.Sprintf("%s: boots again and again: its latest %d boots failed, now of %s: %s", b.known.Slave, n, b.known.Bundle, text)
 		f.observe(event)
 	}
 }
 
-// looping returns how many boots for erts failed in a row, when their slave is found to boot
-// again and again just now; else 0.
-func (a *address) looping(erts string) int {
+// looping returns how many boots failed in a row, up to the one that was just found to have, when
+// their slave is found to boot again and again just now; else 0. That slave is back long since.
+func (a *address) looping(latest *boot) int {
 	var failed []time.Time // latest boot first
 	for _, b := range slices.Backward(a.boots) {
-		if b.known.ERTS != erts {
+		if b.known.ERTS != latest.known.ERTS || b.known.Began.After(latest.known.Began) {
 			continue
 		}
 		if b.known.Failure != "" {

@@ -332,3 +332,33 @@ func TestRevisions(t *testing.T) {
 		}
 	})
 }
+
+// A slave that crashes soon after each boot is back, and up, before its failure is known.
+func TestLoopingOfOneThatIsBackAtOnce(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := open(t, Options{})
+		stop := run(t, f)
+		for range 5 {
+			c := f.Connect(slave, erts)
+			boots(c)
+			loads(c)
+			advance(10 * time.Second)
+			synctest.Wait()
+			c.Closed(true)
+		}
+		advance(10 * time.Second)
+		synctest.Wait()
+		looping := 0
+		for _, e := range f.Events() {
+			if e.Kind == eboot.EventBootLooping {
+				looping++
+			}
+		}
+		if looping != 1 {
+			t.Errorf("%d events of loops: %+v", looping, f.Events())
+		}
+		if err := stop(); err != nil {
+			t.Error(err)
+		}
+	})
+}
