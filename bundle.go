@@ -108,6 +108,8 @@ type Bundle struct {
 	PublishedAt time.Time `json:"published_at"`
 	Protected   bool      `json:"protected,omitempty"` // it is neither removed nor collected
 	Holders     []string  `json:"holders"`             // ids of the servers known to hold every blob
+
+	Signatures []Signature `json:"signatures,omitempty"` // by key id, as it is written
 }
 
 // Ref returns NAME@VERSION of the bundle.
@@ -131,6 +133,9 @@ func (b Bundle) Check() error {
 		if err := CheckTreePath(b.SysConfig); err != nil {
 			return fmt.Errorf("bundle %s: sys.config: %w", b.Ref(), err)
 		}
+	}
+	if err := CheckSignatures(b.Signatures); err != nil {
+		return fmt.Errorf("bundle %s: %w", b.Ref(), err)
 	}
 	return nil
 }

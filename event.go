@@ -36,6 +36,7 @@ const (
 	EventSlavesDenied      EventKind = "slaves.denied"
 	EventBundlePublished   EventKind = "bundle.published"
 	EventBundleRemoved     EventKind = "bundle.removed"
+	EventBundleSigned      EventKind = "bundle.signed"
 	EventBundleProtected   EventKind = "bundle.protected"
 	EventBundleUnprotected EventKind = "bundle.unprotected"
 	EventChannelMoved      EventKind = "channel.moved"

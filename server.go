@@ -55,6 +55,8 @@ type MemberDetail struct {
 	Ready        bool         `json:"ready"`                    // it can boot every slave it should
 	Drained      bool         `json:"drained"`
 	Problem      string       `json:"problem,omitempty"` // in one sentence, with the way out
+
+	CertificateExpires time.Time `json:"certificate_expires,omitzero"` // zero: it has none, or has not said
 }
 
 // Membership is the servers of a cluster as one of them sees them.

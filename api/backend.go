@@ -47,6 +47,9 @@ type Bundles interface {
 	// ProtectBundle has ref, for every ERTS version, neither removed nor collected, or
 	// allows both again.
 	ProtectBundle(ctx context.Context, w Write, ref eboot.Ref, protected bool) (WriteResult, error)
+	// SignBundle adds signatures. eboot.ErrConflict: the bundle has another manifest than
+	// the one that was signed; eboot.ErrDenied: the server does not trust a key of them.
+	SignBundle(ctx context.Context, w Write, ref eboot.Ref, s BundleSignatures) (WriteResult, error)
 }
 
 // Contents are the files of bundles.
@@ -54,6 +57,9 @@ type Contents interface {
 	// BootScript shows the boot script of ref for one ERTS version; empty: for the only
 	// one. eboot.ErrInvalid: there are several.
 	BootScript(ctx context.Context, ref eboot.Ref, erts string) (BootScript, error)
+	// Manifest returns the manifest blob of ref for one ERTS version; empty: for the only
+	// one. eboot.ErrInvalid: there are several.
+	Manifest(ctx context.Context, ref eboot.Ref, erts string) ([]byte, error)
 	// DiffBundles says what changed from one bundle to another, for one ERTS version; empty:
 	// for the only one that both have. eboot.ErrInvalid: there are several.
 	DiffBundles(ctx context.Context, from, to eboot.Ref, erts string) (BundleDiff, error)

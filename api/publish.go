@@ -33,6 +33,8 @@ type Publish struct {
 	Channel    string // empty: no channel is moved
 	MinCopies  int    // see PublishCommit
 	Source     Source
+	// Signatures are those of the bundles, by ERTS version.
+	Signatures map[string][]eboot.Signature
 	// Progress hears of bytes sent, those of Put too, of how many there are to send; may be nil.
 	Progress func(sent, total int64)
 }
@@ -180,7 +182,7 @@ func (o *OpenPublish) Publish(ctx context.Context, p Publish) (outcome PublishOu
 			return outcome, err
 		}
 	}
-	body, err := json.Marshal(PublishCommit{Channel: p.Channel, MinCopies: p.MinCopies})
+	body, err := json.Marshal(PublishCommit{Channel: p.Channel, MinCopies: p.MinCopies, Signatures: p.Signatures})
 	if err != nil {
 		return outcome, err
 	}

@@ -120,6 +120,8 @@ type PublishCommit struct {
 	// MinCopies is how many servers must hold the bundle before it becomes
 	// visible; 0: as many as the cluster thinks right.
 	MinCopies int `json:"min_copies,omitempty"`
+	// Signatures are those of the bundles, by ERTS version.
+	Signatures map[string][]eboot.Signature `json:"signatures,omitempty"`
 }
 
 // PublishResult is the answer to a committed publish.

@@ -19,6 +19,7 @@ const (
 	maxRoots       = 64
 	maxWait        = 24 * time.Hour
 	maxKeep        = 16 << 10
+	maxTrustedKeys = 64
 	minPinAge      = time.Hour
 	// answersEnd is the silence after which a stock slave stops collecting answers
 	// (inet_boot.hrl, EBOOT_REQUEST_DELAY; erl_prim_loader.erl, find_collect).
@@ -64,6 +65,7 @@ func (c Config) problems() []problem {
 	c.API.problems(&l)
 	c.clusterProblems(&l)
 	l.when(c.Publish.Wait < 0 || c.Publish.Wait > maxWait, "publish.wait", "want 0s to %s, not %s", maxWait, c.Publish.Wait)
+	c.Trust.problems(&l)
 	l.when(c.Retention.Keep < 0 || c.Retention.Keep > maxKeep, "retention.keep", "want 0 (all) to %d, not %d", maxKeep, c.Retention.Keep)
 	l.when(c.Retention.PinMaxAge < minPinAge, "retention.pin_max_age", "want %s or more, not %s", minPinAge, c.Retention.PinMaxAge)
 	l.when(!slices.Contains([]string{"trace", "debug", "info", "warn", "error"}, c.Log.Level), "log.level",
@@ -116,6 +118,19 @@ func (a API) problems(l *problemList) {
 		"%s: without TLS the API listens on a loopback address such as 127.0.0.1, or on a Unix socket (api.socket)", a.Bind)
 	l.when(a.Socket != "" && !cleanAbsolute(a.Socket), "api.socket", "want an absolute path without . and .., not %q", abbreviate(a.Socket))
 	l.when(len(a.Socket) > maxSocketPath, "api.socket", "longer than the %d bytes of a Unix socket's path", maxSocketPath)
+}
+
+func (t Trust) problems(l *problemList) {
+	l.when(len(t.Keys) > maxTrustedKeys, "trust.keys", "want at most %d, not %d", maxTrustedKeys, len(t.Keys))
+	for i, k := range t.Keys {
+		l.when(!cleanAbsolute(k), "trust.keys", "want absolute paths without . and .., not %q", abbreviate(k))
+		l.when(slices.Contains(t.Keys[:i], k), "trust.keys", "%q: stands twice", abbreviate(k))
+	}
+	if len(t.Keys) == 0 {
+		l.when(t.Threshold != 1, "trust.threshold", "has no effect without trust.keys")
+		return
+	}
+	l.when(t.Threshold < 1 || t.Threshold > len(t.Keys), "trust.threshold", "want 1 to the number of trust.keys (%d), not %d", len(t.Keys), t.Threshold)
 }
 
 func cleanAbsolute(p string) bool {

@@ -19,17 +19,21 @@ const (
 
 // Reasons why a key is refused, and what tls.insecure costs.
 const (
-	oneServer = "has no effect on a server alone; it wants gossip.seeds, cluster.expect above 1, or tls.insecure: true, which opens the peer and gossip ports"
-	laterTLS  = "certificates come with a later version; leave the key out"
+	oneServer = "has no effect on a server alone; it wants gossip.seeds, cluster.expect above 1, certificates (tls.ca, tls.cert, tls.key), or tls.insecure: true; the last two open the peer and gossip ports"
+	together  = "ca, cert and key belong together; `eboot tls ca` and `eboot tls cert` make them"
 	exposed   = "anybody who reaches the peer port or the gossip port can read and change everything"
 )
 
 // Clustered reports whether this server is one of a group, or may become one:
 // its peer and gossip ports are open. It is so with seeds, with an Expect other
-// than 1, and with TLS.Insecure, which lets others join a server that was alone.
+// than 1, and with certificates or TLS.Insecure, which let others join a server that was
+// alone.
 func (c Config) Clustered() bool {
-	return c.Cluster.Expect != 1 || len(c.Gossip.Seeds) > 0 || c.TLS.Insecure
+	return c.Cluster.Expect != 1 || len(c.Gossip.Seeds) > 0 || c.TLS.Insecure || c.TLS.Set()
 }
+
+// Set reports whether there are certificates.
+func (t TLS) Set() bool { return t.CA != "" || t.Cert != "" || t.Key != "" }
 
 // Warnings says in one sentence each what is allowed and should not stay so.
 func (c Config) Warnings() []string {
@@ -67,9 +71,13 @@ func (c Config) clusterProblems(l *problemList) {
 	l.when(c.Clustered() && overlap(c.API.Bind, c.Peer.Bind), "peer.bind", "%s: api.bind (%s) has this port already", c.Peer.Bind, c.API.Bind)
 	l.when(c.Clustered() && overlap(c.API.Bind, c.Gossip.Bind), "gossip.bind", "%s: api.bind (%s) has this port already", c.Gossip.Bind, c.API.Bind)
 
-	l.when(c.TLS.CA != "", "tls.ca", laterTLS)
-	l.when(c.TLS.Cert != "", "tls.cert", laterTLS)
-	l.when(c.TLS.Key != "", "tls.key", laterTLS)
+	for _, f := range []struct{ key, path string }{{"tls.ca", c.TLS.CA}, {"tls.cert", c.TLS.Cert}, {"tls.key", c.TLS.Key}} {
+		l.when(f.path == "" && c.TLS.Set(), f.key, "is missing: %s", together)
+		l.when(f.path != "" && !cleanAbsolute(f.path), f.key, "want an absolute path without . and .., not %q", abbreviate(f.path))
+	}
+	l.when(c.TLS.Set() && c.TLS.Insecure, "tls.insecure", "true contradicts the certificates (tls.ca, tls.cert, tls.key): choose one")
+	l.when(c.TLS.Set() && c.Gossip.KeyFile == "", "gossip.key_file",
+		"with certificates gossip is encrypted, too: `eboot keygen gossip FILE` makes a key, the same for every server")
 	if c.Clustered() {
 		c.insecureProblems(l)
 		return
@@ -85,9 +93,9 @@ func (c Config) clusterProblems(l *problemList) {
 // insecureProblems wants a word from the operator before servers trust whoever
 // reaches them. The complaint stands at the key that asks for other servers.
 func (c Config) insecureProblems(l *problemList) {
-	const unsaid = "several servers without certificates want tls.insecure: true, which means that " + exposed
+	const unsaid = "several servers want certificates (tls.ca, tls.cert, tls.key; `eboot tls` makes them), or tls.insecure: true, which means that " + exposed
 	switch {
-	case c.TLS.Insecure:
+	case c.TLS.Insecure, c.TLS.Set():
 	case c.Cluster.Expect > 1:
 		l.when(true, "cluster.expect", "%d: %s", c.Cluster.Expect, unsaid)
 	case len(c.Gossip.Seeds) > 0:

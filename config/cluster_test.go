@@ -24,6 +24,14 @@ func three() Config {
 	return c
 }
 
+// secure is three with certificates.
+func secure() Config {
+	c := three()
+	c.TLS = TLS{CA: "/etc/eboot/ca.pem", Cert: "/etc/eboot/boot1.pem", Key: "/etc/eboot/boot1-key.pem"}
+	c.Gossip.KeyFile = "/etc/eboot/gossip.key"
+	return c
+}
+
 // joining is a server that only ever joins.
 func joining() Config {
 	c := three()
@@ -73,12 +81,16 @@ func TestCheckCluster(t *testing.T) {
 		{"gossip at the port of the API", three, func(c *Config) { c.Gossip.Bind = port("127.0.0.1:4380") }, "gossip.bind: 127.0.0.1:4380: api.bind"},
 		{"relative key_file", three, func(c *Config) { c.Gossip.KeyFile = "key" }, "gossip.key_file: want an absolute path"},
 
-		{"expect without insecure", three, func(c *Config) { c.TLS.Insecure = false }, "cluster.expect: 3: several servers without certificates want tls.insecure: true"},
-		{"seeds without insecure", joining, func(c *Config) { c.TLS.Insecure = false }, "gossip.seeds: several servers without certificates want tls.insecure: true, which means that anybody"},
-		{"tls.ca", three, func(c *Config) { c.TLS.CA = "/k" }, "tls.ca: certificates come with a later version"},
-		{"tls.cert", three, func(c *Config) { c.TLS.Cert = "/k" }, "tls.cert: certificates come with a later version"},
-		{"tls.key", three, func(c *Config) { c.TLS.Key = "/k" }, "tls.key: certificates come with a later version"},
-		{"tls.ca alone", Default, func(c *Config) { c.TLS.CA = "/k" }, "tls.ca: certificates come with a later version"},
+		{"expect without insecure", three, func(c *Config) { c.TLS.Insecure = false }, "cluster.expect: 3: several servers want certificates (tls.ca, tls.cert, tls.key; `eboot tls` makes them), or tls.insecure: true"},
+		{"seeds without insecure", joining, func(c *Config) { c.TLS.Insecure = false }, "gossip.seeds: several servers want certificates"},
+		{"with certificates", secure, func(*Config) {}, ""},
+		{"one with certificates", Default, func(c *Config) { c.TLS, c.Gossip.KeyFile = secure().TLS, "/k" }, ""},
+		{"without tls.ca", secure, func(c *Config) { c.TLS.CA = "" }, "tls.ca: is missing: ca, cert and key belong together"},
+		{"without tls.cert", secure, func(c *Config) { c.TLS.Cert = "" }, "tls.cert: is missing"},
+		{"without tls.key", secure, func(c *Config) { c.TLS.Key = "" }, "tls.key: is missing"},
+		{"relative tls.key", secure, func(c *Config) { c.TLS.Key = "k" }, "tls.key: want an absolute path"},
+		{"certificates and insecure", secure, func(c *Config) { c.TLS.Insecure = true }, "tls.insecure: true contradicts the certificates"},
+		{"certificates without a gossip key", secure, func(c *Config) { c.Gossip.KeyFile = "" }, "gossip.key_file: with certificates gossip is encrypted, too: `eboot keygen gossip FILE`"},
 
 		{"alone: peer.bind", Default, func(c *Config) { c.Peer.Bind = port("1.2.3.4:1") }, "peer.bind: has no effect on a server alone"},
 		{"alone: peer.advertise", Default, func(c *Config) { c.Peer.Advertise = "a:1" }, "peer.advertise: has no effect on a server alone"},
@@ -105,7 +117,7 @@ func TestExpectFollowsSeeds(t *testing.T) {
 		t.Errorf("seeds and expect 1: %v", err)
 	}
 	_, err = Load(name, []string{"EBOOT_TLS_INSECURE=false"})
-	if err == nil || !strings.Contains(err.Error(), "e.yaml:1: gossip.seeds: several servers without certificates") || strings.Contains(err.Error(), "cluster.expect: ") {
+	if err == nil || !strings.Contains(err.Error(), "e.yaml:1: gossip.seeds: several servers want certificates") || strings.Contains(err.Error(), "cluster.expect: ") {
 		t.Errorf("seeds that are not insecure: %v; want a complaint about gossip.seeds only", err)
 	}
 }
@@ -122,6 +134,8 @@ func TestClusteredAndWarnings(t *testing.T) {
 		{"alone and open", func(c *Config) { c.TLS.Insecure = true }, true, []string{insecure}},
 		{"three", func(c *Config) { *c = three() }, true, []string{insecure}},
 		{"joining", func(c *Config) { *c = joining() }, true, []string{insecure}},
+		{"with certificates", func(c *Config) { *c = secure() }, true, nil},
+		{"alone with certificates", func(c *Config) { *c = secure(); c.Cluster.Expect, c.Gossip.Seeds = 1, nil }, true, nil},
 		{"two", func(c *Config) { *c = three(); c.Cluster.Expect = 2 }, true, []string{insecure, two}},
 		{"three without seeds", func(c *Config) { *c = three(); c.Gossip.Seeds = nil }, true, []string{insecure, alone}},
 	} {
@@ -147,23 +161,36 @@ func TestClusteredAndWarnings(t *testing.T) {
 	}
 }
 
-func TestGossipKey(t *testing.T) {
+func TestGossipKeys(t *testing.T) {
 	key := bytes.Repeat([]byte{0xfb, 0xff, ' ', '\n'}, 8)
+	text := base64.StdEncoding.EncodeToString(key)
 	for name, content := range map[string]string{
 		"raw": string(key), "hexadecimal": hex.EncodeToString(key) + "\n", "capitals": strings.ToUpper(hex.EncodeToString(key)),
-		"base64": base64.StdEncoding.EncodeToString(key) + "\r\n", "base64 without padding": base64.RawStdEncoding.EncodeToString(key),
+		"base64": text + "\r\n", "base64 without padding": base64.RawStdEncoding.EncodeToString(key),
 		"base64 for URLs": " " + base64.URLEncoding.EncodeToString(key), "base64 for URLs without padding": base64.RawURLEncoding.EncodeToString(key),
+		"comments and empty lines": "# made by hand\n\n\t" + text + "\n #" + text + "\n",
 	} {
-		got, err := Gossip{KeyFile: write(t, content)}.Key()
-		if err != nil || !bytes.Equal(got, key) {
+		got, err := Gossip{KeyFile: write(t, content)}.Keys()
+		if err != nil || len(got) != 1 || !bytes.Equal(got[0], key) {
 			t.Errorf("%s: %x, %v; want %x", name, got, err, key)
 		}
+	}
+	other := bytes.Repeat([]byte{7}, 32)
+	got, err := Gossip{KeyFile: write(t, text+"\n"+hex.EncodeToString(other))}.Keys()
+	if err != nil || len(got) != 2 || !bytes.Equal(got[0], key) || !bytes.Equal(got[1], other) {
+		t.Errorf("two keys: %x, %v", got, err)
+	}
+	nine := ""
+	for i := range 9 {
+		nine += hex.EncodeToString(bytes.Repeat([]byte{byte(i)}, 32)) + "\n"
 	}
 	for name, content := range map[string]string{
 		"empty": "", "short": string(key[:31]), "long": string(key) + "\n", "half of a key in hexadecimal": hex.EncodeToString(key[:16]),
 		"AES-128 in base64": base64.StdEncoding.EncodeToString(key[:16]), "pass phrase": "correct horse battery staple 123", "huge": strings.Repeat("ab", 1<<20),
+		"a comment": "# none\n", "twice": text + "\n" + text, "twice, otherwise written": text + "\n" + hex.EncodeToString(key), "nine": nine,
+		"a second line that is no key": text + "\n" + text[1:],
 	} {
-		got, err := Gossip{KeyFile: write(t, content)}.Key()
+		got, err := Gossip{KeyFile: write(t, content)}.Keys()
 		if !errors.Is(err, eboot.ErrInvalid) || got != nil {
 			t.Errorf("%s: %x, %v; want ErrInvalid", name, got, err)
 		}
@@ -171,10 +198,35 @@ func TestGossipKey(t *testing.T) {
 			t.Errorf("%s: the error shows the key: %v", name, err)
 		}
 	}
-	if key, err := (Gossip{}).Key(); key != nil || err != nil {
-		t.Errorf("no file: %x, %v", key, err)
+	if keys, err := (Gossip{}).Keys(); keys != nil || err != nil {
+		t.Errorf("no file: %x, %v", keys, err)
 	}
-	if _, err := (Gossip{KeyFile: filepath.Join(t.TempDir(), "none")}).Key(); !errors.Is(err, os.ErrNotExist) {
+	if _, err := (Gossip{KeyFile: filepath.Join(t.TempDir(), "none")}).Keys(); !errors.Is(err, os.ErrNotExist) {
 		t.Errorf("missing file: %v", err)
 	}
+}
+
+func FuzzGossipKeys(f *testing.F) {
+	f.Add([]byte(strings.Repeat("ab", 32) + "\n# two\n" + strings.Repeat("cd", 32)))
+	f.Add(bytes.Repeat([]byte{0}, 32))
+	f.Fuzz(func(t *testing.T, content []byte) {
+		keys, err := ParseGossipKeys(content)
+		if err != nil {
+			if !errors.Is(err, eboot.ErrInvalid) || keys != nil {
+				t.Fatalf("%x, %v", keys, err)
+			}
+			return
+		}
+		if len(keys) == 0 || len(keys) > maxGossipKeys {
+			t.Fatalf("%d keys", len(keys))
+		}
+		text := ""
+		for _, k := range keys {
+			text += base64.StdEncoding.EncodeToString(k) + "\n"
+		}
+		again, err := ParseGossipKeys([]byte(text))
+		if err != nil || !slices.EqualFunc(keys, again, bytes.Equal) {
+			t.Fatalf("%x written and read again: %x, %v", keys, again, err)
+		}
+	})
 }

@@ -16,6 +16,7 @@ type Config struct {
 	Gossip    Gossip    `yaml:"gossip"`
 	TLS       TLS       `yaml:"tls"`
 	Publish   Publish   `yaml:"publish"`
+	Trust     Trust     `yaml:"trust"`
 	Retention Retention `yaml:"retention"`
 	Log       Log       `yaml:"log"`
 }
@@ -95,6 +96,12 @@ type Publish struct {
 	Wait time.Duration `yaml:"wait"` // how long a slow ready server may hold a publish up
 }
 
+// Trust says whose signatures a bundle must have before this server takes it in or serves it.
+type Trust struct {
+	Keys      []string `yaml:"keys"`      // absolute paths of public keys of minisign; none: no signature is asked for
+	Threshold int      `yaml:"threshold"` // how many of the keys must have signed
+}
+
 // Retention says which bundles are removed by themselves.
 type Retention struct {
 	Keep      int           `yaml:"keep"`        // newest bundles of each name and ERTS version; 0: all
@@ -133,6 +140,7 @@ func Default() Config {
 		Peer:      Peer{Bind: netip.AddrPortFrom(anyAddress, 4381)},
 		Gossip:    Gossip{Bind: netip.AddrPortFrom(anyAddress, 4382), Seeds: []string{}},
 		Publish:   Publish{Wait: 30 * time.Second},
+		Trust:     Trust{Keys: []string{}, Threshold: 1},
 		Retention: Retention{PinMaxAge: 30 * 24 * time.Hour},
 		Log:       Log{Level: "info", Format: LogText},
 	}

@@ -262,6 +262,12 @@ func TestCheck(t *testing.T) {
 		{"relative socket", func(c *Config) { c.API.Socket = "s" }, "api.socket: want an absolute"},
 		{"long socket", func(c *Config) { c.API.Socket = "/" + strings.Repeat("s", maxSocketPath) }, "api.socket: longer than"},
 		{"wait", func(c *Config) { c.Publish.Wait = -1 }, "publish.wait: want 0s"},
+		{"trusted keys", func(c *Config) { c.Trust = Trust{Keys: []string{"/k1", "/k2"}, Threshold: 2} }, ""},
+		{"threshold 0", func(c *Config) { c.Trust = Trust{Keys: []string{"/k"}} }, "trust.threshold: want 1 to the number of trust.keys (1), not 0"},
+		{"threshold too high", func(c *Config) { c.Trust = Trust{Keys: []string{"/k"}, Threshold: 2} }, "trust.threshold: want 1 to"},
+		{"threshold of nothing", func(c *Config) { c.Trust.Threshold = 2 }, "trust.threshold: has no effect"},
+		{"relative key", func(c *Config) { c.Trust.Keys = []string{"k.pub"} }, "trust.keys: want absolute"},
+		{"key twice", func(c *Config) { c.Trust.Keys = []string{"/k", "/k"} }, "trust.keys: \"/k\": stands twice"},
 		{"level", func(c *Config) { c.Log.Level = "loud" }, "log.level: want trace"},
 		{"format", func(c *Config) { c.Log.Format = "xml" }, "log.format: want text or json"},
 	} {

@@ -8,18 +8,22 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"slices"
 
 	"eboot"
 )
 
-// gossipKeySize is that of AES-256, which gossip is encrypted with.
-const gossipKeySize = 32
+const (
+	gossipKeySize = 32 // of AES-256, which gossip is encrypted with
+	// maxGossipKeys are more than a change of keys needs: the old one and the new one.
+	maxGossipKeys = 8
+	maxKeyFile    = 4 << 10
+)
 
-// Key reads KeyFile: 32 bytes, as they are, in hexadecimal or in base64 (either
-// alphabet, padded or not; white space around the text is ignored). It returns
-// nil when KeyFile is empty. A file that cannot be read is the error of package
-// os; other content is eboot.ErrInvalid, in words that do not show it.
-func (g Gossip) Key() ([]byte, error) {
+// Keys reads KeyFile: the first key is used to send, all of them to receive. It returns
+// nil when KeyFile is empty. A file that cannot be read is the error of package os; other
+// content is eboot.ErrInvalid, in words that do not show it.
+func (g Gossip) Keys() ([][]byte, error) {
 	if g.KeyFile == "" {
 		return nil, nil
 	}
@@ -27,24 +31,55 @@ func (g Gossip) Key() ([]byte, error) {
 	if err != nil {
 		return nil, fmt.Errorf("read gossip.key_file: %w", err)
 	}
-	content, err := io.ReadAll(io.LimitReader(f, 1<<10))
+	content, err := io.ReadAll(io.LimitReader(f, maxKeyFile+1))
 	if err = errors.Join(err, f.Close()); err != nil {
 		return nil, fmt.Errorf("read gossip.key_file: %w", err)
 	}
-	key, ok := decodeGossipKey(content)
-	if !ok {
-		return nil, fmt.Errorf("gossip.key_file: %s: want %d random bytes, as they are, in hexadecimal or in base64 (head -c %d /dev/urandom | base64): %w",
-			g.KeyFile, gossipKeySize, gossipKeySize, eboot.ErrInvalid)
+	keys, err := ParseGossipKeys(content)
+	if err != nil {
+		return nil, fmt.Errorf("gossip.key_file: %s: %w", g.KeyFile, err)
 	}
-	return key, nil
+	return keys, nil
 }
 
-func decodeGossipKey(content []byte) (key []byte, ok bool) {
+// ParseGossipKeys reads keys, one in a line: 32 bytes in base64 (either alphabet, padded
+// or not) or in hexadecimal. White space around a key, empty lines and those that begin
+// with # are passed over. A file of nothing but 32 bytes is one key as it is. Errors wrap
+// eboot.ErrInvalid and do not show the content.
+func ParseGossipKeys(content []byte) ([][]byte, error) {
 	// 32 letters are half of a key in hexadecimal, or a pass phrase, and not random bytes.
 	if len(content) == gossipKeySize && bytes.ContainsFunc(content, func(r rune) bool { return r < ' ' || r > '~' }) {
-		return content, true
+		return [][]byte{content}, nil
 	}
-	text := string(bytes.TrimSpace(content))
+	if len(content) > maxKeyFile {
+		return nil, fmt.Errorf("longer than %d bytes: %w", maxKeyFile, eboot.ErrInvalid)
+	}
+	var keys [][]byte
+	n := 0
+	for line := range bytes.Lines(content) {
+		n++
+		line = bytes.TrimSpace(line)
+		if len(line) == 0 || line[0] == '#' {
+			continue
+		}
+		key, ok := decodeGossipKey(string(line))
+		switch {
+		case !ok:
+			return nil, fmt.Errorf("line %d: want %d random bytes in base64 or in hexadecimal (`eboot keygen gossip FILE` makes such a file): %w", n, gossipKeySize, eboot.ErrInvalid)
+		case slices.ContainsFunc(keys, func(other []byte) bool { return bytes.Equal(other, key) }):
+			return nil, fmt.Errorf("line %d: this key stands twice: %w", n, eboot.ErrInvalid)
+		case len(keys) == maxGossipKeys:
+			return nil, fmt.Errorf("more than %d keys: %w", maxGossipKeys, eboot.ErrInvalid)
+		}
+		keys = append(keys, key)
+	}
+	if len(keys) == 0 {
+		return nil, fmt.Errorf("holds no key; `eboot keygen gossip FILE` makes a file with one: %w", eboot.ErrInvalid)
+	}
+	return keys, nil
+}
+
+func decodeGossipKey(text string) (key []byte, ok bool) {
 	decoders := []func(string) ([]byte, error){
 		hex.DecodeString, base64.StdEncoding.DecodeString, base64.RawStdEncoding.DecodeString,
 		base64.URLEncoding.DecodeString, base64.RawURLEncoding.DecodeString,

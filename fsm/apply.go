@@ -153,6 +153,7 @@ func (c AddBundle) apply(t *transition) error {
 	b := c.Bundle
 	b.PublishedAt, b.Protected = t.at, false
 	b.Holders = slices.DeleteFunc(sortedHolders(b.Holders), t.next.Removed)
+	b.Signatures = nil
 	i, known := t.next.findBundle(b.Ref(), b.ERTS)
 	switch {
 	case !known && len(t.next.bundles) == MaxBundles:
@@ -176,6 +177,9 @@ func (c AddBundle) apply(t *transition) error {
 			t.next.bundles[i] = old
 			t.changed = true
 		}
+	}
+	if err := t.sign(i, c.Bundle.Signatures); err != nil {
+		return err
 	}
 	if c.Channel == "" {
 		return nil

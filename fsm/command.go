@@ -142,7 +142,8 @@ func (c DenySlaves) check() error {
 // AddBundle enters a bundle into the index and, when Channel is not empty, points
 // that channel to it in the same step. Its PublishedAt is the header's time, whatever
 // Bundle says. A bundle that is there already with the same manifest stays as it was
-// first published, and Holders are added to it, but for servers that were removed.
+// first published, and Holders are added to it, but for servers that were removed, and Signatures
+// as SignBundle adds them.
 // Whether it is Protected is not the bundle's to say: see ProtectBundle. ErrConflict: it is
 // there with another manifest, boot script or sys.config, or a rollout of Channel is under way.
 type AddBundle struct {
@@ -179,6 +180,9 @@ func (c AddBundle) check() error {
 func (c AddBundle) withoutTime() AddBundle {
 	c.Bundle.PublishedAt, c.Bundle.Protected = time.Time{}, false
 	c.Bundle.Holders = sortedHolders(c.Bundle.Holders)
+	if len(c.Bundle.Signatures) > 0 {
+		c.Bundle.Signatures = sortedSignatures(c.Bundle.Signatures)
+	}
 	return c
 }
 

@@ -34,6 +34,8 @@ const (
 	kindSteerRollout   kind = 14
 	kindProtectBundle  kind = 15
 	kindUndoChannel    kind = 16
+
+	kindSignBundle kind = 20
 )
 
 // kinds is what there is to know of each type.
@@ -62,6 +64,8 @@ var kinds = [...]struct {
 	kindSteerRollout:   {"steer rollout", rolloutVersion, read[SteerRollout]},
 	kindProtectBundle:  {"protect bundle", rolloutVersion, read[ProtectBundle]},
 	kindUndoChannel:    {"undo channel", rolloutVersion, read[UndoChannel]},
+
+	kindSignBundle: {"sign bundle", securityVersion, read[SignBundle]},
 }
 
 func (k kind) known() bool { return int(k) < len(kinds) && kinds[k].read != nil }
@@ -81,6 +85,9 @@ func MinimumVersion(c Command) int {
 	case ConfigureChannel:
 		later = c.Options.Live != ""
 	case AddBundle:
+		if len(c.Bundle.Signatures) > 0 {
+			return securityVersion
+		}
 		later = c.Bundle.Protected // Encode leaves it out; an entry from outside may have it
 	}
 	if later {
@@ -162,6 +169,9 @@ func (c ProtectBundle) Encode() ([]byte, error) { return encode(c) }
 
 // Encode returns the log entry; ErrInvalid, or ErrTooLarge above MaxCommandSize.
 func (c UndoChannel) Encode() ([]byte, error) { return encode(c) }
+
+// Encode returns the log entry; ErrInvalid, or ErrTooLarge above MaxCommandSize.
+func (c SignBundle) Encode() ([]byte, error) { return encode(c) }
 
 // Encode returns the log entry; ErrInvalid, also for a version above Version: a
 // program cannot know what such a version needs, and it is never lowered again.

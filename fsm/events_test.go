@@ -230,7 +230,7 @@ func TestDigestLeavesOutTextsOfEvents(t *testing.T) {
 
 // States from before rollouts are read, are written as they were, and need no newer version.
 func TestOlderSnapshotsHaveNoRollouts(t *testing.T) {
-	for name, version := range map[string]int{"state.snapshot": firstVersion, "servers.snapshot": firstVersion, "options.snapshot": optionsVersion, "rollouts.snapshot": rolloutVersion} {
+	for name, version := range map[string]int{"state.snapshot": firstVersion, "servers.snapshot": firstVersion, "options.snapshot": optionsVersion, "rollouts.snapshot": rolloutVersion, "signatures.snapshot": securityVersion} {
 		text, err := os.ReadFile(filepath.Join("testdata", name))
 		if err != nil {
 			t.Fatal(err)
@@ -239,7 +239,7 @@ func TestOlderSnapshotsHaveNoRollouts(t *testing.T) {
 		if err != nil {
 			t.Fatalf("%s: %v", name, err)
 		}
-		if s.MinimumVersion() != version || (len(s.Events()) > 0) != (version == rolloutVersion) || (len(s.Rollouts()) > 0) != (version == rolloutVersion) {
+		if s.MinimumVersion() != version || (len(s.Events()) > 0) != (version >= rolloutVersion) || (len(s.Rollouts()) > 0) != (version >= rolloutVersion) {
 			t.Errorf("%s needs version %d and has %d events, %d rollouts", name, s.MinimumVersion(), len(s.Events()), len(s.Rollouts()))
 		}
 		if !bytes.Equal(snapshotOf(t, s), text) {

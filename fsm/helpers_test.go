@@ -71,6 +71,22 @@ func bundleOf(name, version, erts, content string) eboot.Bundle {
 	}
 }
 
+// signaturesOf is one signature of each key; right ones are package signature's matter.
+func signaturesOf(keys ...byte) []eboot.Signature {
+	var signatures []eboot.Signature
+	for _, key := range keys {
+		signatures = append(signatures, eboot.Signature{
+			KeyID: eboot.KeyID{7: key}, Signature: bytes.Repeat([]byte{key}, 64), Comment: fmt.Sprintf("by	key %d", key), Sealed: bytes.Repeat([]byte{^key}, 64),
+		})
+	}
+	return signatures
+}
+
+func signedBy(b eboot.Bundle, keys ...byte) eboot.Bundle {
+	b.Signatures = signaturesOf(keys...)
+	return b
+}
+
 func specOf(stages ...string) eboot.RolloutSpec {
 	s := eboot.RolloutSpec{MaxFailures: 2, DeadlineMS: 60_000, MinHealthyMS: 30_000}
 	for _, text := range stages {
@@ -135,9 +151,10 @@ func golden(t *testing.T, name string, got []byte) {
 
 // snapshotsAfter names the golden snapshot that is taken after an example: the
 // first has nothing of servers, as states before several servers were, the second
-// nothing of options of channels, the third nothing of rollouts and events.
+// nothing of options of channels, the third nothing of rollouts and events, the fourth
+// nothing of signatures.
 var snapshotsAfter = map[string]string{
-	"remove_bundle": "state.snapshot", "raise_version": "servers.snapshot", "move_configured": "options.snapshot", "pause_rollout": "rollouts.snapshot",
+	"remove_bundle": "state.snapshot", "raise_version": "servers.snapshot", "move_configured": "options.snapshot", "pause_rollout": "rollouts.snapshot", "sign_bundle": "signatures.snapshot",
 }
 
 // example is one of each command.
@@ -183,6 +200,9 @@ func example() []struct {
 		{"undo_channel", UndoChannel{Header: h(24), Channel: "stable"}},
 		{"start_other_rollout", StartRollout{Header: h(25), ID: "5a0c1f3e-0002", Channel: "canary", Ref: refOf("otp@27.0"), Spec: specOf("10%", "100%")}},
 		{"pause_rollout", SteerRollout{Header: h(26), Channel: "canary", ID: "5a0c1f3e-0002", Action: eboot.RolloutPause}},
+		{"raise_to_security", RaiseVersion{Header: h(27), Version: 4}},
+		{"add_signed_bundle", AddBundle{Header: h(28), Bundle: signedBy(bundleOf("otp", "28.0", "13.1.5", "four"), 9, 1)}},
+		{"sign_bundle", SignBundle{Header: h(29), Ref: refOf("otp@28.0"), ERTS: "13.1.5", Manifest: eboot.DigestOf([]byte("four")), Signatures: signaturesOf(5)}},
 	}
 }
 

@@ -31,6 +31,7 @@ type model struct {
 	history   map[string][]eboot.ChannelMove
 	protected map[[3]string]bool
 	rollouts  map[string]eboot.Rollout
+	signed    map[[3]string]map[eboot.KeyID]eboot.Signature
 	quiet     bool // the latest command has no event, though it may have changed something
 	events    int
 }
@@ -40,7 +41,7 @@ func newModel() *model {
 		whitelist: map[netip.Prefix]eboot.WhitelistEntry{}, bundles: map[[3]string]eboot.Bundle{}, channels: map[[2]string]eboot.Ref{},
 		options: map[string]eboot.ChannelOptions{},
 		holders: map[[3]string]map[string]bool{}, drained: map[string]bool{}, removed: map[string]bool{}, version: 1,
-		history: map[string][]eboot.ChannelMove{}, protected: map[[3]string]bool{}, rollouts: map[string]eboot.Rollout{},
+		history: map[string][]eboot.ChannelMove{}, protected: map[[3]string]bool{}, signed: map[[3]string]map[eboot.KeyID]eboot.Signature{}, rollouts: map[string]eboot.Rollout{},
 	}
 }
 
@@ -156,10 +157,12 @@ func (m *model) change(c Command) (changed, boots bool, err error) {
 		for _, server := range c.Bundle.Holders {
 			changed = m.hold(key, server) || changed
 		}
+		signed := m.sign(key, c.Bundle.Signatures)
+		changed = changed || signed
 		if c.Channel != "" {
 			boots = m.move(c.Channel, c.Bundle.ERTS, c.Bundle.Ref())
 		}
-		m.quiet = ok && !boots
+		m.quiet = ok && !boots && !signed
 	case RemoveBundle:
 		found := m.versions(c.Ref, c.ERTS)
 		if len(found) == 0 {
@@ -178,6 +181,7 @@ func (m *model) change(c Command) (changed, boots bool, err error) {
 			delete(m.bundles, key)
 			delete(m.holders, key)
 			delete(m.protected, key)
+			delete(m.signed, key)
 		}
 		changed = true
 	case SetChannel:
@@ -246,10 +250,41 @@ func (m *model) change(c Command) (changed, boots bool, err error) {
 	case RaiseVersion:
 		changed = c.Version > m.version
 		m.version = max(m.version, c.Version)
+	case SignBundle:
+		key := [3]string{c.Ref.Name, c.Ref.Version, c.ERTS}
+		b, ok := m.bundles[key]
+		if !ok {
+			return false, false, eboot.ErrNotFound
+		}
+		if b.Manifest != c.Manifest {
+			return false, false, eboot.ErrConflict
+		}
+		changed = m.sign(key, c.Signatures)
 	default:
 		return m.changeRollouts(c)
 	}
 	return changed, boots, nil
+}
+
+func (m *model) sign(key [3]string, signatures []eboot.Signature) (changed bool) {
+	for _, s := range signatures {
+		if m.signed[key] == nil {
+			m.signed[key] = map[eboot.KeyID]eboot.Signature{}
+		}
+		changed = changed || !m.signed[key][s.KeyID].Equal(s)
+		m.signed[key][s.KeyID] = s
+	}
+	return changed
+}
+
+// drawSignatures has few keys, and two signatures of each.
+func drawSignatures(t *rapid.T, least int) []eboot.Signature {
+	keys := rapid.SliceOfNDistinct(rapid.SampledFrom([]byte{1, 2, 3}), least, 3, rapid.ID).Draw(t, "keys")
+	signatures := signaturesOf(keys...)
+	for i := range signatures {
+		signatures[i].Legacy = rapid.Bool().Draw(t, "legacy")
+	}
+	return signatures
 }
 
 var servers = []string{"server-a", "server-b", "server-c", "server-d"}
@@ -289,7 +324,7 @@ func drawCommand(t *rapid.T, h Header) Command {
 	return drawOf(t, h, rapid.SampledFrom([]kind{
 		kindInit, kindAllowSlaves, kindAllowSlaves, kindDenySlaves, kindAddBundle, kindAddBundle, kindRemoveBundle, kindSetChannel,
 		kindHoldBundle, kindHoldBundle, kindSetDrained, kindRemoveServer, kindRaiseVersion, kindConfigure, kindConfigure, kindSetChannel, kindSetChannel,
-		kindStartRollout, kindObserveRollout, kindSteerRollout, kindProtectBundle, kindUndoChannel,
+		kindStartRollout, kindObserveRollout, kindSteerRollout, kindProtectBundle, kindUndoChannel, kindSignBundle, kindSignBundle,
 	}).Draw(t, "kind"))
 }
 
@@ -307,7 +342,15 @@ func drawOf(t *rapid.T, h Header, k kind) Command {
 		ref := drawRef.Draw(t, "ref")
 		b := bundleOf(ref.Name, ref.Version, drawERTS.Draw(t, "erts"), drawContent.Draw(t, "content"))
 		b.Holders = rapid.SliceOfN(drawServer, 0, 3).Draw(t, "holders")
+		if rapid.IntRange(0, 3).Draw(t, "signed") == 0 {
+			b.Signatures = drawSignatures(t, 1)
+		}
 		return AddBundle{Header: h, Bundle: b, Channel: rapid.SampledFrom([]string{"", "stable", "canary"}).Draw(t, "channel")}
+	case kindSignBundle:
+		return SignBundle{
+			Header: h, Ref: drawRef.Draw(t, "ref"), ERTS: drawERTS.Draw(t, "erts"),
+			Manifest: eboot.DigestOf([]byte(drawContent.Draw(t, "content"))), Signatures: drawSignatures(t, 1),
+		}
 	case kindRemoveBundle:
 		return RemoveBundle{Header: h, Ref: drawRef.Draw(t, "ref"), ERTS: drawAnyERTS.Draw(t, "erts")}
 	case kindHoldBundle:
@@ -436,6 +479,14 @@ func compare(t *rapid.T, s *State, m *model) {
 		if want := slices.Sorted(maps.Keys(holders)); !ok || !slices.Equal(b.Holders, want) {
 			t.Fatalf("bundle %v is held by %v, model %v", key, b.Holders, want)
 		}
+		if len(b.Signatures) != len(m.signed[key]) || !slices.IsSortedFunc(b.Signatures, compareSignatures) {
+			t.Fatalf("bundle %v is signed by %v, model %v", key, b.Signatures, m.signed[key])
+		}
+		for _, s := range b.Signatures {
+			if !m.signed[key][s.KeyID].Equal(s) {
+				t.Fatalf("bundle %v is signed by %v, model %v", key, s, m.signed[key])
+			}
+		}
 	}
 	var drained []string
 	for _, server := range servers {
@@ -465,6 +516,9 @@ func compare(t *rapid.T, s *State, m *model) {
 	}
 	if m.events > 0 || len(m.rollouts) > 0 || len(m.protected) > 0 {
 		minimum = rolloutVersion
+	}
+	if len(m.signed) > 0 {
+		minimum = securityVersion
 	}
 	if len(s.Channels()) != len(m.options) || s.MinimumVersion() != minimum {
 		t.Fatalf("%d channels, minimum version %d; model %d, %d", len(s.Channels()), s.MinimumVersion(), len(m.options), minimum)

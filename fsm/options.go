@@ -81,6 +81,9 @@ func (s *State) ChannelOptions(name string) eboot.ChannelOptions {
 // MinimumVersion is the cluster version that a program must know to read the state: a
 // cluster that is at a lower one must not be given it. See MinimumVersion of commands.
 func (s *State) MinimumVersion() int {
+	if slices.ContainsFunc(s.bundles, func(b eboot.Bundle) bool { return len(b.Signatures) > 0 }) {
+		return securityVersion
+	}
 	if len(s.rollouts) > 0 || len(s.events) > 0 || slices.ContainsFunc(s.bundles, func(b eboot.Bundle) bool { return b.Protected }) ||
 		slices.ContainsFunc(s.channels, func(c eboot.Channel) bool { return c.Options.Live != "" }) {
 		return rolloutVersion

@@ -16,12 +16,14 @@ const (
 
 // Version is the highest cluster version that this program knows: the value that
 // it may propose with RaiseVersion.
-const Version = rolloutVersion
+const Version = securityVersion
 
 const (
 	firstVersion   = 1 // of a cluster that was never raised
 	optionsVersion = 2 // channels have options
 	rolloutVersion = 3 // rollouts, events, protected bundles, live channels, undo
+	// securityVersion is that of signatures of bundles.
+	securityVersion = 4
 )
 
 // HoldBundle says that a server holds every blob of the bundles with these

@@ -29,6 +29,8 @@ type clusterOptions struct {
 	// on a loopback address of its own.
 	Network *testnet.Network
 	Roots   []string // boot.roots; slaveRoot when empty
+	// Secure: the servers have certificates, and gossip a key, made by the command line.
+	Secure bool
 	// Settings are further ones as environment variables ("EBOOT_PUBLISH_WAIT=1s"), which win
 	// over the file.
 	Settings []string
@@ -88,6 +90,9 @@ func newCluster(t testing.TB, n int, opts clusterOptions) *serverCluster {
 		c.servers = append(c.servers, s)
 	}
 	c.client = newTestClient(t, all...)
+	if opts.Secure {
+		c.makeSecrets(t)
+	}
 	return c
 }
 
@@ -133,8 +138,8 @@ func (s *clusterServer) settings() string {
 		fmt.Sprintf("boot: {bind: [%s], roots: [%s]}", s.Address, strings.Join(s.cluster.opts.Roots, ", ")),
 		fmt.Sprintf("api: {bind: '%s:4380', socket: '%s'}", apiAddress, s.socket()),
 		fmt.Sprintf("peer: {bind: '%s:4381'}", s.Address),
-		fmt.Sprintf("gossip: {bind: '%s:4382', seeds: [%s]}", s.Address, strings.Join(seeds, ", ")),
-		"tls: {insecure: true}",
+		fmt.Sprintf("gossip: {bind: '%s:4382', seeds: [%s], key_file: '%s'}", s.Address, strings.Join(seeds, ", "), s.gossipKey()),
+		s.certificates(),
 		"log: {level: info}",
 	}, "\n") + "\n"
 }

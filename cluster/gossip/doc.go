@@ -17,7 +17,9 @@
 // with a key everything is encrypted and authenticated. Without a key anybody who
 // reaches the port can say anything about any server, but not have memory set aside
 // for it: what comes is checked before memberlist reads it, at most 256 KiB of each of
-// 32 connections. With one, whoever has it is trusted fully.
+// 32 connections. With one, whoever has it is trusted fully, in what gossip is trusted
+// with: to take part in the cluster is another matter. Keys are changed while servers run
+// (SetKeys): every server receives with the new one before any sends with it.
 //
 // An address that changes: other servers refuse a known id at a new address while
 // they believe it alive at the old one, and for two seconds after that. After a Leave

@@ -53,10 +53,9 @@ func open(o Options, between func(*transport) memberlist.NodeAwareTransport) (_ 
 	if err != nil {
 		return nil, fmt.Errorf("open gossip: %w", err)
 	}
-	if len(o.Key) > 0 {
-		if err := memberlist.ValidateKey(o.Key); err != nil {
-			return nil, fmt.Errorf("open gossip: key of %d bytes, want 32: %w", len(o.Key), eboot.ErrInvalid)
-		}
+	ring, err := newRing(o.Keys)
+	if err != nil {
+		return nil, fmt.Errorf("open gossip: %w", err)
 	}
 	g := &Gossip{options: o, id: o.Meta.ID, meta: o.Meta, members: newMembers(o.Meta, o.Logger), conflicts: make(chan conflict, maxConflicts), claims: newClaims()}
 	g.encoded.Store(&encoded)
@@ -69,6 +68,7 @@ func open(o Options, between func(*transport) memberlist.NodeAwareTransport) (_ 
 	}()
 
 	c := o.config()
+	c.Keyring = ring
 	c.Logger = newLogger(o.Logger)
 	c.Delegate, c.Events, c.Alive, c.Merge, c.Conflict = delegate{g}, delegate{g}, delegate{g}, delegate{g}, delegate{g}
 	if c.AdvertiseAddr, c.AdvertisePort, err = o.advertised(); err != nil {
@@ -78,7 +78,7 @@ func open(o Options, between func(*transport) memberlist.NodeAwareTransport) (_ 
 	if err != nil {
 		return nil, fmt.Errorf("open gossip on %s: %w", o.Bind, err)
 	}
-	g.transport = newTransport(inner, len(o.Key) > 0, c.Logger)
+	g.transport = newTransport(inner, ring, c.Logger)
 	c.BindPort = inner.GetAutoBindPort()
 	if c.AdvertisePort == 0 {
 		c.AdvertisePort = c.BindPort

@@ -182,14 +182,14 @@ func TestStrangersAreRefused(t *testing.T) {
 		change func(*Options)
 		said   string // by the one who was asked
 	}{
-		{"OtherCluster", func(o *Options) { o.Cluster = "test"; o.Key = key }, "unacceptable label"},
-		{"OtherKey", func(o *Options) { o.Key = other }, "no installed keys could decrypt"},
+		{"OtherCluster", func(o *Options) { o.Cluster = "test"; o.Keys = [][]byte{key} }, "unacceptable label"},
+		{"OtherKey", func(o *Options) { o.Keys = [][]byte{other} }, "no installed keys could decrypt"},
 		{"NoKey", func(*Options) {}, "not encrypted"},
-		{"OtherWire", func(o *Options) { o.Key = key; o.Meta.Wire = 2 }, "speaks version 2"},
+		{"OtherWire", func(o *Options) { o.Keys = [][]byte{key}; o.Meta.Wire = 2 }, "speaks version 2"},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
-			a := start(t, "a", "127.0.0.1:0", func(o *Options) { o.Key = key })
-			friend := start(t, "b", "127.0.0.2:0", seeds(a), func(o *Options) { o.Key = key })
+			a := start(t, "a", "127.0.0.1:0", func(o *Options) { o.Keys = [][]byte{key} })
+			friend := start(t, "b", "127.0.0.2:0", seeds(a), func(o *Options) { o.Keys = [][]byte{key} })
 			stranger := start(t, "x", "127.0.0.9:0", seeds(a), tc.change)
 			poll(t, "the stranger to be told", func() bool { return len(stranger.log.lines("does not let this server in")) > 0 })
 			friend.seesAlive(t, "a")
@@ -311,7 +311,7 @@ func TestOpenErrors(t *testing.T) {
 		"NoBind":        func(o *Options) { o.Bind = netip.AddrPort{} },
 		"NoID":          func(o *Options) { o.Meta.ID = "" },
 		"NoPeer":        func(o *Options) { o.Meta.Peer = "" },
-		"Key":           func(o *Options) { o.Key = []byte("short") },
+		"Key":           func(o *Options) { o.Keys = [][]byte{[]byte("short")} },
 		"IPv6Any":       func(o *Options) { o.Bind = netip.MustParseAddrPort("[::]:0") },
 		"AdvertiseAny":  func(o *Options) { o.Advertise = "0.0.0.0:1" },
 		"AdvertisePort": func(o *Options) { o.Advertise = "127.0.0.1:x" },

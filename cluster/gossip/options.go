@@ -30,8 +30,9 @@ type Options struct {
 	// Seeds are HOST:PORT of servers to join. A name may stand for several addresses;
 	// this server may be among them.
 	Seeds []string
-	// Key encrypts everything: 16, 24 or 32 bytes, 32 are best. nil: nothing is encrypted.
-	Key []byte
+	// Keys encrypt everything, the first what is sent; what comes may be of any. Each has
+	// 16, 24 or 32 bytes, 32 are best. nil: nothing is encrypted.
+	Keys [][]byte
 	// Meta is what to tell of this server.
 	Meta Meta
 	// Rejoin returns more HOST:PORT to join when nobody alive has them; nil: none.
@@ -134,7 +135,6 @@ func (o *Options) config() *memberlist.Config {
 	c.Name = o.Meta.ID
 	c.Label = "eboot/" + o.Cluster // two clusters never merge (R9 and its neighbours)
 	c.BindAddr, c.BindPort = o.Bind.Addr().Unmap().String(), int(o.Bind.Port())
-	c.SecretKey = o.Key
 	c.GossipVerifyIncoming, c.GossipVerifyOutgoing = true, true
 	c.EnableCompression = false // what is sent is small
 	c.RequireNodeNames = true   // a ping is answered only by whom it was meant for

@@ -24,7 +24,8 @@ const (
 // and without the messages that no server sends.
 type transport struct {
 	*memberlist.NetTransport
-	encrypted bool // what is not is refused by memberlist
+	ring      *memberlist.Keyring // nil: nothing is encrypted
+	encrypted bool                // what is not is refused by memberlist
 	logger    *log.Logger
 	life      context.Context // ends with the beginning of Shutdown
 	cancel    context.CancelFunc
@@ -48,9 +49,9 @@ type streamTable struct {
 
 var _ memberlist.NodeAwareTransport = (*transport)(nil)
 
-func newTransport(inner *memberlist.NetTransport, encrypted bool, logger *log.Logger) *transport {
+func newTransport(inner *memberlist.NetTransport, ring *memberlist.Keyring, logger *log.Logger) *transport {
 	t := &transport{
-		NetTransport: inner, encrypted: encrypted, logger: logger,
+		NetTransport: inner, ring: ring, encrypted: ring != nil, logger: logger,
 		streams: make(chan net.Conn), packets: make(chan *memberlist.Packet),
 		streamTable: streamTable{open: map[*stream]struct{}{}, byAddress: map[netip.Addr]int{}, joins: map[string]*joining{}},
 	}

@@ -268,7 +268,7 @@ func TestShutdownUnread(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	tr := newTransport(inner, false, logger)
+	tr := newTransport(inner, nil, logger)
 	udp, err := net.Dial("udp", net.JoinHostPort("127.0.0.1", strconv.Itoa(inner.GetAutoBindPort())))
 	if err != nil {
 		t.Fatal(err)

@@ -12,10 +12,11 @@ import (
 	"eboot"
 	"eboot/api"
 	"eboot/ingest"
+	"eboot/signature"
 )
 
 func (c *command) bundleCommand() *cobra.Command {
-	return group("bundle", "What was published", c.bundlePublish(), c.bundleList(), c.bundleShow(), c.bundleDiff(), c.bundleVerify(), c.bundleProtect(), c.bundleRemove())
+	return group("bundle", "What was published", c.bundlePublish(), c.bundleList(), c.bundleShow(), c.bundleDiff(), c.bundleVerify(), c.bundleSign(), c.bundleProtect(), c.bundleRemove())
 }
 
 // publishFlags are the flags of `bundle publish`.
@@ -25,6 +26,11 @@ type publishFlags struct {
 	channel     string
 	dereference bool
 	minCopies   int
+
+	signKeys       []string
+	passphraseFile string
+	signatures     []string
+	statements     string // a directory; not empty: nothing is published
 }
 
 func (c *command) bundlePublish() *cobra.Command {
@@ -37,6 +43,9 @@ func (c *command) bundlePublish() *cobra.Command {
 			ref := eboot.Ref{Name: args[0], Version: args[1]}
 			if err := ref.Check(); err != nil {
 				return err
+			}
+			if flags.statements != "" {
+				return c.publishStatements(ctx, ref, args[2], flags)
 			}
 			if flags.channel != "" {
 				if err := eboot.CheckName("channel", flags.channel); err != nil {
@@ -63,12 +72,39 @@ func (c *command) bundlePublish() *cobra.Command {
 	cmd.Flags().StringVar(&flags.channel, "channel", "", "also point this channel to it")
 	cmd.Flags().BoolVar(&flags.dereference, "dereference", false, "follow symlinks that point outside PATH")
 	cmd.Flags().IntVar(&flags.minCopies, "min-copies", 0, "how many servers must hold it before it becomes visible (default: a majority, and those that are ready in time)")
+	cmd.Flags().StringArrayVar(&flags.signKeys, "sign-key", nil, "sign it with this secret key before it becomes visible; may be repeated")
+	cmd.Flags().StringVar(&flags.passphraseFile, "passphrase-file", "", "file whose first line opens the keys (default: asked for)")
+	cmd.Flags().StringArrayVar(&flags.signatures, "signature", nil, "add this signature, made elsewhere, of the file of that name without .minisig; may be repeated")
+	cmd.Flags().StringVar(&flags.statements, "statements", "", "write what signers sign to this directory and publish nothing")
 	return c.write(cmd)
+}
+
+// publishStatements reads what stands at from and writes what is to be signed of it; no
+// server is asked.
+func (c *command) publishStatements(ctx context.Context, ref eboot.Ref, from string, flags publishFlags) error {
+	source, err := ingest.Open(ctx, from, ingest.Options{Dereference: flags.dereference, ERTS: flags.erts, Boot: flags.boot})
+	if err != nil {
+		return err
+	}
+	defer source.Close()
+	return c.writeStatements(flags.statements, bundlesOf(ref, source))
 }
 
 // publish reads what stands at from and sends what the server lacks meanwhile, says what it
 // found, and sends the rest.
 func (c *command) publish(ctx context.Context, client *api.Client, ref eboot.Ref, from string, flags publishFlags) (api.PublishOutcome, ingest.Found, error) {
+	made, err := readSignatures(flags.signatures)
+	if err != nil {
+		return api.PublishOutcome{}, ingest.Found{}, err
+	}
+	var keys []signature.SecretKey
+	for _, path := range flags.signKeys { // a person who is asked should not have to wait first
+		key, err := c.secretKey(ctx, path, flags.passphraseFile)
+		if err != nil {
+			return api.PublishOutcome{}, ingest.Found{}, err
+		}
+		keys = append(keys, key)
+	}
 	open, err := client.OpenPublish(ctx)
 	if err != nil {
 		return api.PublishOutcome{}, ingest.Found{}, err
@@ -93,11 +129,15 @@ func (c *command) publish(ctx context.Context, client *api.Client, ref eboot.Ref
 			fmt.Fprintln(c.out, "note:", note)
 		}
 	}
+	signatures, err := signPublish(bundlesOf(ref, source), keys, made)
+	if err != nil {
+		return api.PublishOutcome{}, found, err
+	}
 	sending := c.progress("sending")
 	defer sending.done()
 	outcome, err := open.Publish(ctx, api.Publish{
 		Ref: ref, ERTS: found.ERTS, BootScript: found.BootScript, SysConfig: found.SysConfig,
-		Channel: flags.channel, MinCopies: flags.minCopies, Source: source, Progress: sending.set,
+		Channel: flags.channel, MinCopies: flags.minCopies, Signatures: signatures, Source: source, Progress: sending.set,
 	})
 	return outcome, found, err
 }
@@ -267,6 +307,9 @@ func bundleText(w io.Writer, d api.BundleDetail) error {
 	}...); err != nil {
 		return err
 	}
+	if err := signaturesText(w, d.Bundle); err != nil {
+		return err
+	}
 	if err := pinsText(w, d); err != nil || len(d.Copies) == 0 {
 		return err
 	}
@@ -322,43 +365,6 @@ func (c *command) bundleProtect() *cobra.Command {
 	}
 	cmd.Flags().BoolVar(&off, "off", false, "allow both again")
 	return c.write(cmd)
-}
-
-func (c *command) bundleVerify() *cobra.Command {
-	return &cobra.Command{
-		Use: "verify NAME@VERSION", Short: "Have the server hash every blob of a bundle (exit 1 when one is damaged or missing)", Args: arguments(1, 1),
-		ValidArgsFunction: c.complete(bundleNames),
-		RunE: c.withClient(func(ctx context.Context, client *api.Client, args []string) error {
-			ref, err := eboot.ParseRef(args[0])
-			if err != nil {
-				return err
-			}
-			checking := c.progress("verifying")
-			result, err := client.VerifyBundle(ctx, ref, func(p api.VerifyProgress) { checking.set(int64(p.Checked), int64(p.Total)) })
-			checking.done()
-			if err != nil {
-				return err
-			}
-			err = c.print(result, func(w io.Writer) error {
-				for _, d := range result.Damaged {
-					fmt.Fprintf(w, "damaged %s: %s\n", d.Digest, d.Reason)
-				}
-				for _, d := range result.Missing {
-					fmt.Fprintf(w, "missing %s\n", d)
-				}
-				if result.OK() {
-					_, err := fmt.Fprintf(w, "%s: all %d blobs match their digests\n", ref, result.Total)
-					return err
-				}
-				_, err := fmt.Fprintf(w, "%s: %d blobs damaged, %d missing, of %d; publish the bundle again to heal it\n", ref, len(result.Damaged), len(result.Missing), result.Total)
-				return err
-			})
-			if err == nil && !result.OK() {
-				return errNegative
-			}
-			return err
-		}),
-	}
 }
 
 func (c *command) bundleRemove() *cobra.Command {

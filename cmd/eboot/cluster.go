@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"strings"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -68,9 +69,9 @@ func membersText(w io.Writer, m eboot.Membership) error {
 		if d.AppliedIndex > 0 {
 			lag, bundles, ready = fmt.Sprint(d.Lag), fmt.Sprintf("%d/%d", d.Bundles, m.Bundles), yesNo(d.Ready)
 		}
-		rows[i] = []string{d.ID, d.Address, d.Role, string(d.Health), lag, bundles, ready, yesNo(d.Drained), dash(strings.Join(boots, ",")), dash(d.Version)}
+		rows[i] = []string{d.ID, d.Address, d.Role, string(d.Health), lag, bundles, ready, yesNo(d.Drained), expiryText(d.CertificateExpires), dash(strings.Join(boots, ",")), dash(d.Version)}
 	}
-	if err := table(w, "SERVER ADDRESS ROLE HEALTH LAG BUNDLES READY DRAINED BOOTS-ON VERSION", rows); err != nil {
+	if err := table(w, "SERVER ADDRESS ROLE HEALTH LAG BUNDLES READY DRAINED CERT-EXPIRES BOOTS-ON VERSION", rows); err != nil {
 		return err
 	}
 	for _, d := range m.Members {
@@ -79,6 +80,14 @@ func membersText(w io.Writer, m eboot.Membership) error {
 		}
 	}
 	return nil
+}
+
+// expiryText is the day on which a certificate expires.
+func expiryText(at time.Time) string {
+	if at.IsZero() {
+		return "-"
+	}
+	return at.UTC().Format(time.DateOnly)
 }
 
 // toleranceText says what may still happen before nothing can be written.

@@ -80,7 +80,7 @@ func (c *command) root() *cobra.Command {
 		return nil
 	}
 	root.AddCommand(c.agentCommand(), c.devCommand(), c.bundleCommand(), c.slaveCommand(), c.channelCommand(),
-		c.rolloutCommand(), c.bootsCommand(), c.eventsCommand(), c.clusterCommand(), c.snapshotCommand(), c.completionCommand(root), c.versionCommand(), c.sockholderCommand())
+		c.rolloutCommand(), c.bootsCommand(), c.eventsCommand(), c.clusterCommand(), c.snapshotCommand(), c.keygenCommand(), c.tlsCommand(), c.completionCommand(root), c.versionCommand(), c.sockholderCommand())
 	root.AddCommand(c.otpAliases()...)
 	return root
 }

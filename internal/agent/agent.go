@@ -46,15 +46,15 @@ type Agent struct {
 	now     func() time.Time
 	data    *dataDir
 	metrics *metrics.Registry
-	identity
+	self
 	replicated
 	serving
 	group
 	signals
 }
 
-// identity is what the server says of itself.
-type identity struct {
+// self is what the server says of itself.
+type self struct {
 	server    string // its UUID
 	version   string
 	roots     []string
@@ -75,6 +75,7 @@ type serving struct {
 	fleet     *fleet.Fleet
 	bundles   map[eboot.Digest]bool // manifests of the state that was followed last
 	trees     *treeSet
+	trust     *trust
 	listeners *listenerSet
 	boot      *bootService
 	files     *bootproto.FileServer
@@ -103,17 +104,25 @@ func New(o Options) (a *Agent, err error) {
 	}
 	a = &Agent{
 		config: o.Config, logger: o.Logger, now: time.Now,
-		identity: identity{version: o.Version, roots: o.Config.Boot.Roots, startedAt: time.Now()},
-		signals:  signals{started: make(chan struct{}), collect: make(chan struct{}, 1), damage: make(chan struct{}, 1), pulse: make(chan chan struct{})},
+		self:    self{version: o.Version, roots: o.Config.Boot.Roots, startedAt: time.Now()},
+		signals: signals{started: make(chan struct{}), collect: make(chan struct{}, 1), damage: make(chan struct{}, 1), pulse: make(chan chan struct{})},
 	}
-	if a.data, err = openDataDir(o.Config.DataDir); err != nil {
+	if a.trust, err = openTrust(o.Config.Trust, o.Logger); err != nil {
+		return nil, err
+	}
+	if err := a.openCredentials(); err != nil {
+		return nil, err
+	}
+	data, err := openDataDir(o.Config.DataDir)
+	if err != nil {
 		return nil, err
 	}
 	defer func() {
 		if err != nil {
-			err = errors.Join(err, a.data.close())
+			err = errors.Join(err, data.close())
 		}
 	}()
+	a.data = data
 	if a.server, err = a.data.serverID(); err != nil {
 		return nil, err
 	}
@@ -141,7 +150,7 @@ func New(o Options) (a *Agent, err error) {
 	a.trees = newTreeSet(a.store, a.roots, o.Logger)
 	a.newGroup()
 	a.boot = &bootService{
-		view: a.view, trees: a.trees, fleet: a.fleet, peers: a.peers, exchange: a.group.exchange,
+		view: a.view, trees: a.trees, trust: a.trust, fleet: a.fleet, peers: a.peers, exchange: a.group.exchange,
 		ranking: newRanking(a.server, o.Config.Boot.Priority), outcast: &a.outcast, lacks: a.copies.lacks, now: a.now,
 	}
 	a.newHolder(o)

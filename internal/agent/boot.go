@@ -21,6 +21,7 @@ import (
 type bootService struct {
 	view      *stateView
 	trees     *treeSet
+	trust     *trust
 	fleet     *fleet.Fleet
 	listeners *listenerSet
 	full      func(netip.Addr) bool
@@ -74,6 +75,9 @@ func (s *bootService) offer(slave netip.Addr, erts string) (none bootproto.Offer
 	if err != nil {
 		return none, err
 	}
+	if err := s.trust.serves(bundle); err != nil {
+		return none, err
+	}
 	r, ok := s.trees.residence(bundle)
 	if !ok || !r.complete() {
 		return none, fmt.Errorf("bundle %s is not complete on this server: %w", bundle.Ref(), eboot.ErrUnavailable)
@@ -90,6 +94,14 @@ func (s *bootService) offer(slave netip.Addr, erts string) (none bootproto.Offer
 		rank = last
 	}
 	return bootproto.Offer{Rank: rank, LastRank: last, Port: port}, nil
+}
+
+// tree returns the tree of a bundle that slaves may have from this server.
+func (s *bootService) tree(b eboot.Bundle) (*servedTree, error) {
+	if err := s.trust.serves(b); err != nil {
+		return nil, err
+	}
+	return s.trees.tree(b)
 }
 
 // silenced says why this server answers no slave at all, if it does not.
@@ -187,14 +199,14 @@ func (c *bootSession) resolve() (*servedTree, error) {
 		return nil, err
 	}
 	if state.ChannelOptions(entry.Channel).Live == eboot.LiveOn {
-		return c.service.trees.tree(bundle)
+		return c.service.tree(bundle)
 	}
 	if pin, ok := c.service.fleet.Pin(c.slave, c.erts); ok && pin.Manifest != bundle.Manifest {
 		if bundle, ok = state.BundleByManifest(pin.Manifest, c.erts); !ok {
 			return nil, fmt.Errorf("the bundle this slave booted (%s) was removed: %w", pin.Manifest.Short(), eboot.ErrUnavailable)
 		}
 	}
-	if c.tree, err = c.service.trees.tree(bundle); err != nil {
+	if c.tree, err = c.service.tree(bundle); err != nil {
 		return nil, err
 	}
 	return c.tree, nil
@@ -210,7 +222,7 @@ func (c *bootSession) begin(name []byte) (bootproto.Content, error) {
 		return bootproto.Content{}, err
 	}
 	options := state.ChannelOptions(entry.Channel)
-	tree, err := c.service.trees.tree(bundle)
+	tree, err := c.service.tree(bundle)
 	if err != nil {
 		return bootproto.Content{}, err
 	}

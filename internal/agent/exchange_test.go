@@ -15,6 +15,7 @@ import (
 	"eboot"
 	"eboot/bootproto"
 	"eboot/cluster/gossip"
+	"eboot/internal/peerport"
 	"eboot/internal/testutil"
 )
 
@@ -113,7 +114,7 @@ func TestServersLearnFromEachOther(t *testing.T) {
 
 // A server that is alone keeps nothing to tell.
 func TestNobodyToTell(t *testing.T) {
-	x := newExchange(nil, newPeers("a", "test", hclog.NewNullLogger()), hclog.NewNullLogger())
+	x := newExchange(nil, newPeers(peerport.Dialer{Cluster: "test", Server: "a"}, hclog.NewNullLogger()), hclog.NewNullLogger())
 	x.learned(eboot.PlanKey{})
 	if batch := x.tell(eboot.Pin{}); batch != nil || x.pins != nil || len(x.plans) > 0 || len(x.wake) > 0 {
 		t.Errorf("%v, %v", x.pins, x.plans)
@@ -122,7 +123,7 @@ func TestNobodyToTell(t *testing.T) {
 
 // exchangeWith returns the exchange of a server that hears of one other.
 func exchangeWith(other string) *exchange {
-	p := newPeers("a", "test", hclog.NewNullLogger())
+	p := newPeers(peerport.Dialer{Cluster: "test", Server: "a"}, hclog.NewNullLogger())
 	p.view.Store(&map[string]gossip.Member{other: {Meta: gossip.Meta{ID: other}, Alive: true}})
 	return newExchange(nil, p, hclog.NewNullLogger())
 }

@@ -59,7 +59,7 @@ func (a *Agent) explainBundle(e *explainer, state *fsm.State, entry *eboot.White
 	}
 	if sighting.AskedERTS == "" {
 		e.unknown("erts", "this server has not seen the slave ask; its ERTS version is not known")
-		for b := range channelBundles(state) {
+		for b := range bootable(state) {
 			if ref, ok := channel.Bundles[b.ERTS]; ok && ref == b.Ref() {
 				a.explainResidence(e, b)
 			}
@@ -103,6 +103,13 @@ func (a *Agent) explainResidence(e *explainer, b eboot.Bundle) {
 	case !r.complete():
 		e.fail("bundle", what+": "+r.problem, fmt.Sprintf("eboot bundle verify %s, then publish it again to heal it", b.Ref()))
 		return
+	}
+	if err := a.trust.serves(b); err != nil {
+		e.fail("signatures", err.Error(), fmt.Sprintf("eboot bundle sign %s --key FILE, with a key that this server trusts", b.Ref()))
+		return
+	}
+	if signers, _ := a.trust.Check(b); len(signers) > 0 {
+		e.ok("signatures", fmt.Sprintf("%s is signed by %s", b.Ref(), keyList(signers)))
 	}
 	e.ok("bundle", fmt.Sprintf("%s: all %d blobs are on this server; boot script %s", what, r.blobs, b.BootScript))
 	if port, ok := a.listeners.port(b.ERTS); ok {
@@ -161,6 +168,14 @@ func versionList(c eboot.Channel) string {
 	}
 	sort.Strings(versions)
 	return strings.Join(versions, ", ")
+}
+
+func keyList(keys []eboot.KeyID) string {
+	names := make([]string, len(keys))
+	for i, k := range keys {
+		names[i] = k.String()
+	}
+	return "key " + strings.Join(names, ", ")
 }
 
 func labelText(labels map[string]string) string {

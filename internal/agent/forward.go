@@ -41,6 +41,9 @@ func (a *Agent) propose(ctx context.Context, command fsm.Command) (*fsm.Result, 
 	if err := a.checkVersion("write", fsm.MinimumVersion(command)); err != nil {
 		return nil, err
 	}
+	if err := a.checkTrust(ctx, command); err != nil {
+		return nil, err
+	}
 	var result *fsm.Result
 	err = a.withLeader(ctx, "write", attemptPatience, func(ctx context.Context, leader string) (err error) {
 		if leader == a.server {
@@ -83,6 +86,9 @@ func (a *Agent) ApplyEntry(ctx context.Context, entry []byte) ([]byte, error) {
 		return nil, err
 	}
 	if err := a.checkVersion("write", fsm.MinimumVersion(command)); err != nil {
+		return nil, err
+	}
+	if err := a.checkTrust(ctx, command); err != nil {
 		return nil, err
 	}
 	result, err := a.applyHere(ctx, entry)

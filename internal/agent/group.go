@@ -32,6 +32,7 @@ type group struct {
 	peers    *peers
 	copies   *copies
 	exchange *exchange
+	secrets  secrets
 	leaving  leavingSet
 	outcast  atomic.Pointer[error] // why this server has no place in the cluster; nil: it has, or may have
 }
@@ -66,7 +67,8 @@ func (l *leavingSet) has(id string) bool {
 }
 
 func (a *Agent) newGroup() {
-	a.peers = newPeers(a.server, a.config.Cluster.Name, a.logger.Named("peers"))
+	dialer := peerport.Dialer{Cluster: a.config.Cluster.Name, Server: a.server, Credentials: a.peerCredentials()}
+	a.peers = newPeers(dialer, a.logger.Named("peers"))
 	a.copies = newCopies(a.store, mirror.New(mirror.Options{Store: a.store, Peers: a.peers.sources, Logger: a.logger.Named("mirror")}), a.logger)
 	a.group.exchange = newExchange(a.fleet, a.peers, a.logger.Named("exchange"))
 }
@@ -87,16 +89,17 @@ func (a *Agent) openGroup() (ln net.Listener, err error) {
 	if err != nil {
 		return nil, fmt.Errorf("peer.advertise: %w", err)
 	}
-	key, err := c.Gossip.Key()
+	keys, err := c.Gossip.Keys()
 	if err != nil {
 		return nil, err
 	}
+	a.secrets.keys = keys
 	a.peers.address = address
 	a.peers.port = peerport.New(peerport.Options{
-		Cluster: c.Cluster.Name, Server: a.server, Closed: []string{peerport.Raft}, Logger: a.logger.Named("peerport"),
+		Cluster: c.Cluster.Name, Server: a.server, Credentials: a.peerCredentials(), Closed: []string{peerport.Raft}, Logger: a.logger.Named("peerport"),
 	})
 	a.peers.gossip, err = gossip.Open(gossip.Options{
-		Cluster: c.Cluster.Name, Bind: c.Gossip.Bind, Advertise: c.Gossip.Advertise, Seeds: c.Gossip.Seeds, Key: key,
+		Cluster: c.Cluster.Name, Bind: c.Gossip.Bind, Advertise: c.Gossip.Advertise, Seeds: c.Gossip.Seeds, Keys: keys,
 		PeersFile: a.data.peers(), Rejoin: a.rejoin, Logger: a.logger.Named("gossip"),
 		Meta: gossip.Meta{
 			ID: a.server, Peer: address, Version: a.version, Wire: wireVersion, Expect: c.Cluster.Expect, StateVersion: fsm.Version, Boot: bootAddresses(c.Boot.Bind),
@@ -176,6 +179,7 @@ func (a *Agent) serveGroup(s *stage, ln net.Listener) {
 	})
 	s.run("gossip", a.peers.gossip.Run)
 	s.run("peers", a.followPeers)
+	s.run("secrets", a.followSecrets)
 	s.run("exchange", a.group.exchange.run)
 }
 

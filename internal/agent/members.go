@@ -80,6 +80,7 @@ func (a *Agent) Members(ctx context.Context) (eboot.Membership, error) {
 		m.Members = append(m.Members, eboot.MemberDetail{
 			Member: eboot.Member{ID: w.ID, Address: w.Address}, Role: roleWaiting, Health: eboot.HealthAlive,
 			Version: infos[w.ID].Version, BootAddress: infos[w.ID].BootAddresses, Problem: w.Reason,
+			CertificateExpires: infos[w.ID].CertificateExpires,
 		})
 	}
 	return m, nil
@@ -105,6 +106,7 @@ func (a *Agent) describeMember(d *eboot.MemberDetail, info peerrpc.ServerInfo, a
 	}
 	d.Version, d.BootAddress, d.AppliedIndex = info.Version, info.BootAddresses, info.StateIndex
 	d.Lag = newest - info.StateIndex
+	d.CertificateExpires = info.CertificateExpires
 	d.Bundles, d.Ready = info.Holds(), info.Ready
 	if len(info.Reasons) > 0 {
 		d.Problem = info.Reasons[0]
@@ -113,7 +115,7 @@ func (a *Agent) describeMember(d *eboot.MemberDetail, info peerrpc.ServerInfo, a
 
 // warnings are what works and should not stay so.
 func (a *Agent) warnings() []string {
-	warnings := a.config.Warnings()
+	warnings := append(a.config.Warnings(), a.secrets.warnings()...)
 	if a.peers.gossip != nil {
 		if err := a.peers.gossip.Problem(); err != nil {
 			warnings = append(warnings, err.Error())

@@ -46,6 +46,9 @@ func (a *Agent) registerMetrics() {
 	gauge("eboot_whitelist_entries", "Entries of the whitelist.", func() float64 { return float64(a.view.State().WhitelistSize()) })
 	gauge("eboot_applied_index", "Latest log entry that was applied.", func() float64 { return float64(a.machine.State().Index()) })
 	gauge("eboot_serving_cache_lag", "Log entries that the serving cache on disk is behind.", func() float64 { return float64(a.cacheLag()) })
+	if c := a.secrets.credentials; c != nil {
+		gauge("eboot_certificate_expiry_seconds", "Time until this server's certificate expires; negative: since it has.", func() float64 { return c.Expires().Sub(a.now()).Seconds() })
+	}
 	gauge("eboot_uptime_seconds", "Time since this server started.", func() float64 { return time.Since(a.startedAt).Seconds() })
 }
 

@@ -22,8 +22,8 @@ import (
 // peers are the other servers: who they are, by gossip, and how they are reached.
 // A server that is alone has none, and every list is empty.
 type peers struct {
-	self    string         // id of this server
-	name    string         // of the cluster
+	self    string // id of this server
+	dialer  peerport.Dialer
 	address string         // of this server's peer port, as the others see it
 	gossip  *gossip.Gossip // nil: this server is alone
 	port    *peerport.Port
@@ -39,8 +39,8 @@ type peers struct {
 
 var _ cluster.Directory = (*peers)(nil)
 
-func newPeers(self, name string, logger hclog.Logger) *peers {
-	p := &peers{self: self, name: name, logger: logger, viewed: make(chan struct{})}
+func newPeers(dialer peerport.Dialer, logger hclog.Logger) *peers {
+	p := &peers{self: dialer.Server, dialer: dialer, logger: logger, viewed: make(chan struct{})}
 	p.view.Store(&map[string]gossip.Member{})
 	p.listed.Store(&map[string]string{})
 	p.rpc = peerrpc.NewClient(func(ctx context.Context, server string) (net.Conn, error) {
@@ -142,7 +142,7 @@ func (p *peers) dial(ctx context.Context, id, protocol string) (net.Conn, error)
 	}
 	ctx, cancel := context.WithTimeout(ctx, dialPatience)
 	defer cancel()
-	return peerport.Dial(ctx, address, protocol, p.name, p.self, id)
+	return p.dialer.Dial(ctx, address, protocol, id)
 }
 
 // Peers returns the others of this cluster name that are alive, by id.

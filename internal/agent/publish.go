@@ -346,6 +346,9 @@ func (a *Agent) CommitPublish(ctx context.Context, id string, w api.Write, c api
 	if servers := len(a.cluster.Status().Servers); c.MinCopies > max(servers, 1) {
 		return api.PublishResult{}, fmt.Errorf("publish %s: %d copies asked for, the cluster has %d servers: %w", one.bundles[0].Ref(), c.MinCopies, servers, eboot.ErrInvalid)
 	}
+	if err := a.signPublish(ctx, one.bundles, c.Signatures); err != nil {
+		return api.PublishResult{}, err
+	}
 	if err := a.commitIngest(one); err != nil {
 		return api.PublishResult{}, err
 	}

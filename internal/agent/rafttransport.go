@@ -88,7 +88,7 @@ func (t *raftTransport) Connect(address, id string, timeout time.Duration) (net.
 func (t *raftTransport) dial(ctx context.Context, address, id string) (net.Conn, error) {
 	ctx, cancel := context.WithTimeout(ctx, redialTimeout)
 	defer cancel()
-	return peerport.Dial(ctx, address, peerport.Raft, t.peers.name, t.peers.self, id)
+	return t.peers.dialer.Dial(ctx, address, peerport.Raft, id)
 }
 
 // latest is where gossip sees a server now.

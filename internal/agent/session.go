@@ -54,7 +54,7 @@ func (c *bootSession) Open(o bootproto.Open) (bootproto.Opened, error) {
 	if !c.mayHave(state, entry, bundle, o.Age) {
 		return bootproto.Opened{}, fmt.Errorf("bundle %s (%s): channel %s did not point to it when this boot began: %w", bundle.Ref(), digest.Short(), entry.Channel, bootproto.ErrDenied)
 	}
-	tree, err := s.trees.tree(bundle)
+	tree, err := s.tree(bundle)
 	if err == nil && s.lacks(bundle) {
 		err = fmt.Errorf("bundle %s is not complete on this server", bundle.Ref())
 	}

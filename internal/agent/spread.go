@@ -216,6 +216,7 @@ func (a *Agent) Info() peerrpc.ServerInfo {
 		ID: a.server, Cluster: a.clusterID(), Version: a.version, Configuration: peerrpc.Configuration{Servers: members(raft), Leader: raft.Leader, Founding: known.Founding},
 		LastIndex: raft.LastIndex, AppliedIndex: raft.AppliedIndex, StateIndex: a.machine.State().Index(), Complete: true,
 		Ready: readiness.Ready, Serving: serving, Reasons: readiness.Reasons, BootAddresses: bootAddresses(a.config.Boot.Bind), Bundles: []eboot.BundleOnDisk{},
+		CertificateExpires: a.certificateExpires(),
 	}
 	for _, b := range state.Bundles() {
 		info.Bundles = append(info.Bundles, bundleOnDisk(b, a.copies.count(b)))

@@ -16,12 +16,16 @@ import (
 )
 
 // stateView is the state that slaves are served by: what the serving cache kept
-// until the replicated state has caught up with it, the replicated state from then on.
+// until the replicated state has caught up with it, the replicated state from then on. It never
+// goes back: a log, or a snapshot of the leader, that has less than what was served already is not
+// followed.
 type stateView struct {
 	machine *fsm.Machine
-	founded string                    // the cluster that this server is known to belong to; "": none
-	cached  atomic.Pointer[fsm.State] // nil once the machine has caught up
-	logger  hclog.Logger
+	founded string // the cluster that this server is known to belong to; "": none
+	// cached is what was served latest: by the process before this one until the machine has
+	// caught up with that. nil: nothing yet.
+	cached atomic.Pointer[fsm.State]
+	logger hclog.Logger
 }
 
 // openStateView loads the serving cache. founded is the cluster that the data directory
@@ -63,32 +67,36 @@ func (v *stateView) State() *fsm.State {
 // supersedes reports whether the machine's state is the one to serve: it knows as
 // much as the cached one, or that is of a cluster that this server does not belong to. A
 // state of another cluster than the server's own never is: the cache may be the last copy.
+// A log that went another way after an old data directory was put back may be the longer one;
+// what slaves boot by it is older all the same as long as its generation is.
 func (v *stateView) supersedes(now, cached *fsm.State) bool {
 	switch now.Cluster() {
 	case "":
 		return false
 	case cached.Cluster():
-		return now.Index() >= cached.Index()
+		return now.Index() >= cached.Index() && now.Generation() >= cached.Generation()
 	}
 	return cached.Cluster() != v.founded
 }
 
-// settle lets go of the cached state for good when it can, and reports whether the
-// machine's state is the one served.
+// settle takes the machine's state for the one that was served latest when it may, and
+// reports whether it is the one served.
 func (v *stateView) settle() bool {
-	cached := v.cached.Load()
-	if cached == nil {
+	for {
+		cached, now := v.cached.Load(), v.machine.State()
+		switch {
+		case cached == nil && now.Cluster() == "", cached == now:
+			return true
+		case cached != nil && !v.supersedes(now, cached):
+			return false
+		case !v.cached.CompareAndSwap(cached, now):
+			continue // another goroutine was faster
+		}
+		if cached != nil && now.Cluster() != cached.Cluster() {
+			v.logger.Warn("serving cache belongs to another cluster; ignoring it", "cached", cached.Cluster(), "cluster", now.Cluster())
+		}
 		return true
 	}
-	now := v.machine.State()
-	if !v.supersedes(now, cached) {
-		return false
-	}
-	if now.Cluster() != cached.Cluster() {
-		v.logger.Warn("serving cache belongs to another cluster; ignoring it", "cached", cached.Cluster(), "cluster", now.Cluster())
-	}
-	v.cached.Store(nil)
-	return true
 }
 
 // followState reacts to every change of the replicated state until ctx ends.
@@ -99,7 +107,7 @@ func (a *Agent) followState(ctx context.Context) error {
 	for {
 		changed := a.machine.Changed()
 		if a.view.settle() {
-			now := a.machine.State()
+			now := a.view.State()
 			a.cache.Offer(now.Index(), now)
 		}
 		again := retry.C
@@ -115,7 +123,7 @@ func (a *Agent) followState(ctx context.Context) error {
 			close(answer)
 		case <-ctx.Done():
 			if a.view.settle() {
-				now := a.machine.State()
+				now := a.view.State()
 				a.cache.Offer(now.Index(), now)
 			}
 			return nil
@@ -127,26 +135,31 @@ func (a *Agent) followState(ctx context.Context) error {
 // an old raft directory was put back. To serve the log would be to go back silently;
 // to write to it, to confirm what nobody would see.
 //
-// In a group only the leader can say so: another server may not have been told yet.
+// In a group only the leader can say so: another server may not have been told yet. But a log
+// that is as long as what was served, and of a lower generation, is another one whoever sees it.
 //
 // A log of another cluster than the one of the cache is never followed, by any server.
 func (a *Agent) behindCache() error {
 	if a.view.settle() {
 		return nil
 	}
-	cached := a.view.cached.Load()
-	if cached == nil {
+	cached, now := a.view.cached.Load(), a.machine.State()
+	if cached == nil || a.view.supersedes(now, cached) {
 		return nil // settled in between
 	}
-	if now := a.machine.State().Cluster(); now != "" && now != cached.Cluster() {
+	if now.Cluster() != "" && now.Cluster() != cached.Cluster() {
 		return fmt.Errorf("the raft log is of cluster %s, and this server belongs to %s, serves what it knows of that, and takes no writes; put the right raft directory back, or save what is served with `eboot snapshot save FILE` and run `eboot cluster reset` on this server: %w",
-			now, cached.Cluster(), eboot.ErrNoLeader)
+			now.Cluster(), cached.Cluster(), eboot.ErrNoLeader)
+	}
+	if now.Cluster() != "" && now.Index() >= cached.Index() {
+		return fmt.Errorf("the raft log went another way: at index %d it is at generation %d, this server has served generation %d and goes on with that, taking no writes, as if old data directories were put back; save what is served with `eboot snapshot save FILE`, or remove serving-cache to go back to the log: %w",
+			now.Index(), now.Generation(), cached.Generation(), eboot.ErrNoLeader)
 	}
 	if a.config.Clustered() && a.cluster.Status().Role != roleLeader {
 		return nil
 	}
 	return fmt.Errorf("the raft log ends at index %d, this server has served index %d (generation %d) and goes on with that, taking no writes; put the newest raft directory back, or remove serving-cache to go back to the log: %w",
-		a.machine.State().Index(), cached.Index(), cached.Generation(), eboot.ErrNoLeader)
+		now.Index(), cached.Index(), cached.Generation(), eboot.ErrNoLeader)
 }
 
 // retryEvery is how long the server waits before it tries again to open a port or to

@@ -88,6 +88,11 @@ func (a *Agent) servingProblems(state *fsm.State) (problems []string) {
 	if !a.answering.Load() {
 		problems = append(problems, "discovery is not open yet")
 	}
+	for b := range bootable(state) {
+		if err := a.trust.serves(b); err != nil {
+			problems = append(problems, err.Error())
+		}
+	}
 	for b := range channelBundles(state) {
 		residence, ok := a.trees.residence(b)
 		switch {

@@ -200,16 +200,35 @@ func (t *treeSet) renew(b eboot.Bundle, recount bool) residence {
 }
 
 // channelBundles yields each bundle that some channel points to or that is being rolled out
-// on one, once for each ERTS version: two versions may share one tree.
+// on one, once for each ERTS version: two versions may share one tree, and two names may, of
+// which one is yielded.
 func channelBundles(state *fsm.State) iter.Seq[eboot.Bundle] {
+	type served struct {
+		tree bundleKey
+		erts string
+	}
 	return func(yield func(eboot.Bundle) bool) {
-		type served struct {
-			tree bundleKey
+		seen := map[served]bool{}
+		for b := range bootable(state) {
+			one := served{keyOf(b), b.ERTS}
+			if !seen[one] && !yield(b) {
+				return
+			}
+			seen[one] = true
+		}
+	}
+}
+
+// bootable yields what channelBundles does, every name of it.
+func bootable(state *fsm.State) iter.Seq[eboot.Bundle] {
+	return func(yield func(eboot.Bundle) bool) {
+		type named struct {
+			ref  eboot.Ref
 			erts string
 		}
-		seen := map[served]bool{}
+		seen := map[named]bool{}
 		first := func(b eboot.Bundle) bool {
-			one := served{keyOf(b), b.ERTS}
+			one := named{b.Ref(), b.ERTS}
 			known := seen[one]
 			seen[one] = true
 			return !known

@@ -24,40 +24,50 @@ const silence = 10 * time.Second
 // keepAlive asks a quiet peer whether it is there.
 var keepAlive = net.KeepAliveConfig{Enable: true, Idle: silence / 2, Interval: silence / 2, Count: 3}
 
-// Dial connects to the peer port at address, HOST:PORT, and asks for a protocol, as
-// the server with id from of a cluster of that name. to is the id of the server that
-// is meant to be there; "": whichever is. It returns when the listener of that
-// protocol has taken the connection.
+// Dialer connects to the peer ports of other servers.
+type Dialer struct {
+	Cluster     string      // name of the cluster
+	Server      string      // id of the server that dials
+	Credentials Credentials // nil: none, as in Options
+}
+
+// Dial connects to the peer port at address, HOST:PORT, and asks for a protocol. to is
+// the id of the server that is meant to be there; "": whichever is. It returns when the
+// listener of that protocol has taken the connection.
 //
 // The error wraps eboot.ErrUnreachable when there was no connection or it ended
 // without an answer; otherwise the text is the other server's and the error wraps
 // eboot.ErrConflict (it belongs to another cluster or has another id),
 // eboot.ErrUnavailable (it does not take part in that protocol yet, is full or
-// stopping), eboot.ErrDenied (it does not speak that protocol) or eboot.ErrInvalid. It
-// also wraps the context's error when that ended the call.
-func Dial(ctx context.Context, address, protocol, cluster, from, to string) (net.Conn, error) {
+// stopping), eboot.ErrDenied (it does not speak that protocol, or one of the two does
+// not accept the certificate of the other) or eboot.ErrInvalid. It also wraps the
+// context's error when that ended the call.
+func (d Dialer) Dial(ctx context.Context, address, protocol, to string) (net.Conn, error) {
 	ctx, cancel := context.WithTimeout(ctx, DialTimeout)
 	defer cancel()
 	dialer := net.Dialer{KeepAliveConfig: keepAlive, Control: func(_, _ string, raw syscall.RawConn) error { return limitSilence(raw) }}
-	conn, err := dialer.DialContext(ctx, "tcp", address)
+	raw, err := dialer.DialContext(ctx, "tcp", address)
 	if err != nil {
 		if ctx.Err() != nil {
 			err = errors.Join(err, context.Cause(ctx))
 		}
 		return nil, fmt.Errorf("dial %s for %s: %w: %w", address, protocol, eboot.ErrUnreachable, err)
 	}
-	stop := context.AfterFunc(ctx, func() { _ = conn.SetDeadline(time.Unix(1, 0)) })
-	err = ask(conn, preface{protocol: protocol, cluster: cluster, from: from, to: to})
+	stop := context.AfterFunc(ctx, func() { _ = raw.SetDeadline(time.Unix(1, 0)) })
+	conn, err := d.secure(raw)
+	if err == nil {
+		err = ask(conn, preface{protocol: protocol, cluster: d.Cluster, from: d.Server, to: to})
+	}
 	if !stop() && err == nil {
 		err = context.Cause(ctx) // the deadline in the past has been set, or will be
 	}
 	if err == nil {
 		return conn, nil
 	}
-	_ = conn.Close() // no use for it
-	var r *refusal
+	_ = raw.Close() // no use for it
+	r := alert(err)
 	switch {
-	case errors.As(err, &r):
+	case r != nil, errors.As(err, &r):
 		return nil, fmt.Errorf("dial %s for %s: refused: %s: %w", address, protocol, r.text, r.kind)
 	case ctx.Err() != nil:
 		err = context.Cause(ctx)

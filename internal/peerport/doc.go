@@ -17,15 +17,20 @@
 // the receiver matters: addresses change hands, and a vote or a blob meant for one
 // server must not be taken by another that has its address now.
 //
-// The preface proves nothing. Who may connect at all is decided by certificates or by
-// the network.
+// The preface proves nothing. With Credentials everything is inside TLS 1.3, and each
+// side accepts a server of its own cluster only, whose certificate says so; a connection
+// without TLS is refused, and without Credentials one with it. Without them the network
+// decides who may connect at all.
+//
+// A certificate does not hold an id: any server of the cluster may say that it is any
+// other.
 //
 // A listener answers "ok" when its Accept takes the connection, so a connection that
 // was made is one that somebody serves. Connections still belong to the Port after
 // that: whatever is open when Serve ends is closed then, since hashicorp/raft closes
 // none that it accepted.
 //
-// Goroutines: Serve's own accepts; one per connection reads the preface, for
-// Options.Preface at most, and ends when the connection was handed over. Serve waits
+// Goroutines: Serve's own accepts; one per connection sees to TLS and reads the preface,
+// for Options.Preface at most, and ends when the connection was handed over. Serve waits
 // for them.
 package peerport

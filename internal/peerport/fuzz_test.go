@@ -15,6 +15,7 @@ func FuzzPreface(f *testing.F) {
 	f.Add("eboot-rpc/1\n")
 	f.Add("eboot-rpc/1 cluster=a cluster=b\n")
 	f.Add("GET / HTTP/1.1\r\n")
+	f.Add("\x16\x03\x01\x02\x00\x01") // TLS
 	f.Add("eboot-rpc/1 future=1 cluster=x\nmore")
 	f.Fuzz(func(t *testing.T, sent string) {
 		p, err := readPreface(strings.NewReader(sent))

@@ -56,10 +56,11 @@ func (a protocolAddr) String() string { return string(a) }
 
 // Conn is a connection that another server opened.
 type Conn struct {
-	net.Conn
-	port   *Port
-	remote netip.Addr
-	from   string
+	net.Conn          // with TLS, what is said inside
+	raw      net.Conn // the connection itself
+	port     *Port
+	remote   netip.Addr
+	from     string
 }
 
 var _ interface {
@@ -77,7 +78,7 @@ func (c *Conn) Close() error {
 	return c.Conn.Close()
 }
 
-// ReadFrom lets files be sent without copying them through this process.
+// ReadFrom lets files be sent without copying them through this process, where there is no TLS.
 func (c *Conn) ReadFrom(r io.Reader) (int64, error) { return io.Copy(c.Conn, r) }
 
 // CloseWrite ends the sending half, where the connection can.
@@ -90,7 +91,7 @@ func (c *Conn) CloseWrite() error {
 
 // accept tells the other side that the protocol may begin.
 func (c *Conn) accept() error {
-	// Three bytes fit into the buffer of a connection on which nothing was sent.
+	// So few bytes fit into the buffer of a connection on which next to nothing was sent.
 	if err := c.SetDeadline(time.Now().Add(time.Second)); err != nil {
 		return err
 	}

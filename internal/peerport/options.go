@@ -21,6 +21,9 @@ type Options struct {
 	// Server is this server's id. Connections meant for another are refused, and
 	// those that come from this very id: two servers cannot share one.
 	Server string
+	// Credentials prove who connects. nil: nothing does, and everything is readable on
+	// the way.
+	Credentials Credentials
 	// Closed lists protocols that are refused until Admit.
 	Closed []string
 	// Connections is how many may be open at a time, handed over or not; 0:

@@ -86,7 +86,7 @@ func dial(t *testing.T, address, protocol, cluster, from, to string) (net.Conn, 
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	defer cancel()
-	conn, err := Dial(ctx, address, protocol, cluster, from, to)
+	conn, err := Dialer{Cluster: cluster, Server: from}.Dial(ctx, address, protocol, to)
 	if err == nil {
 		t.Cleanup(func() { _ = conn.Close() })
 	}
@@ -215,7 +215,7 @@ func TestNobodyThere(t *testing.T) {
 	defer silent.Close()
 	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
 	defer cancel()
-	_, err = Dial(ctx, silent.Addr().String(), Raft, "prod", "a", "b")
+	_, err = Dialer{Cluster: "prod", Server: "a"}.Dial(ctx, silent.Addr().String(), Raft, "b")
 	if !errors.Is(err, eboot.ErrUnreachable) || !errors.Is(err, context.DeadlineExceeded) {
 		t.Errorf("nobody answers: %v", err)
 	}
@@ -297,7 +297,7 @@ func TestClosedListener(t *testing.T) {
 	}
 	refused := make(chan error, 1)
 	go func() {
-		_, err := Dial(t.Context(), address, Blob, "prod", "a", "") // waits for Accept
+		_, err := Dialer{Cluster: "prod", Server: "a"}.Dial(t.Context(), address, Blob, "") // waits for Accept
 		refused <- err
 	}()
 	poll(t, "a connection that waits", func() bool { return p.Stats().Open == 1 })
@@ -441,7 +441,7 @@ func TestManyConnections(t *testing.T) {
 		all.Go(func() {
 			ctx, cancel := context.WithTimeout(t.Context(), patience)
 			defer cancel()
-			conn, err := Dial(ctx, address, []string{Raft, Blob, RPC}[i%3], "prod", fmt.Sprint("server-", i), "server-b")
+			conn, err := Dialer{Cluster: "prod", Server: fmt.Sprint("server-", i)}.Dial(ctx, address, []string{Raft, Blob, RPC}[i%3], "server-b")
 			if err != nil {
 				t.Error(err)
 				return
@@ -568,7 +568,7 @@ func TestHTTP(t *testing.T) {
 	ended := make(chan error, 1)
 	go func() { ended <- server.Serve(p.Listener(Blob)) }()
 	transport := &http.Transport{DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
-		return Dial(ctx, address, Blob, "prod", "server-a", "server-b")
+		return Dialer{Cluster: "prod", Server: "server-a"}.Dial(ctx, address, Blob, "server-b")
 	}}
 	defer transport.CloseIdleConnections()
 	response, err := (&http.Client{Transport: transport, Timeout: patience}).Get("http://server-b/blob")

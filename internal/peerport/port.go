@@ -145,7 +145,7 @@ func (p *Port) acceptAll(ctx context.Context, ln net.Listener) error {
 
 // enter begins with a connection, or refuses it when there are too many.
 func (p *Port) enter(ctx context.Context, raw net.Conn) {
-	conn := &Conn{Conn: raw, port: p, remote: remoteIP(raw)}
+	conn := &Conn{Conn: p.wrap(raw), raw: raw, port: p, remote: remoteIP(raw)}
 	p.mu.Lock()
 	var r *refusal
 	switch o, of := p.options, p.addresses[conn.remote]; {
@@ -163,8 +163,13 @@ func (p *Port) enter(ctx context.Context, raw net.Conn) {
 	}
 	p.mu.Unlock()
 	if r != nil {
-		// A new connection has room for the answer: this does not wait.
-		p.refuse(conn, r)
+		// A new connection has room for the answer: this does not wait. With certificates
+		// there is none, as a handshake would.
+		answer := raw
+		if p.options.Credentials != nil {
+			answer = nil
+		}
+		p.refuse(conn, answer, r)
 		return
 	}
 	p.greeting.Go(func() { p.greet(ctx, conn) })
@@ -175,10 +180,21 @@ func (p *Port) greet(ctx context.Context, conn *Conn) {
 	defer p.leaveWaiting(conn)
 	deadline := time.Now().Add(p.options.Preface)
 	_ = conn.SetDeadline(deadline) // fails when the connection has broken; then so does the read
-	said, err := readPreface(conn.Conn)
-	var r *refusal
+	answer, r := p.secure(ctx, conn)
+	if answer == nil && r != nil {
+		p.refuse(conn, nil, r)
+		return
+	}
+	if answer != conn.Conn {
+		p.refuse(conn, answer, r)
+		return
+	}
+	said, err := readPreface(conn.Conn) // read also when it is refused: an answer is lost when something is unread
+	var wrong *refusal
 	switch {
-	case errors.As(err, &r):
+	case r != nil:
+	case errors.As(err, &wrong):
+		r = wrong
 	case err != nil:
 		// Silence, or gone: there is nobody to answer.
 		p.refusals.log("no preface", conn.remote, err.Error())
@@ -190,7 +206,7 @@ func (p *Port) greet(ctx context.Context, conn *Conn) {
 		r = p.handOver(ctx, conn, said, deadline)
 	}
 	if r != nil {
-		p.refuse(conn, r)
+		p.refuse(conn, conn.Conn, r)
 	}
 }
 
@@ -238,12 +254,18 @@ func (p *Port) find(said preface) (*listener, *refusal) {
 	return l, nil
 }
 
-// refuse answers with the reason and closes the connection.
-func (p *Port) refuse(conn *Conn, r *refusal) {
+// refuse answers with the reason over answer, which is nil when nothing can be said, and
+// closes the connection.
+func (p *Port) refuse(conn *Conn, answer net.Conn, r *refusal) {
 	p.refusals.log(r.word(), conn.remote, r.text)
 	p.count(func(s *Stats) { s.Refused++ })
-	_ = conn.SetWriteDeadline(time.Now().Add(time.Second))
-	_, _ = conn.Write(r.encode()) // best effort: it is refused either way
+	if answer != nil {
+		_ = conn.SetDeadline(time.Now().Add(time.Second))
+		_, _ = answer.Write(r.encode()) // best effort: it is refused either way
+		if r.unread {
+			drain(answer)
+		}
+	}
 	_ = conn.Close()
 }
 
@@ -279,9 +301,13 @@ func (p *Port) closeAll() {
 		open = append(open, conn)
 	}
 	p.mu.Unlock()
+	// The protocol that used it learns it from its own calls. Each in its own time: with
+	// TLS a goodbye is sent, for which a peer that does not read has five seconds.
+	var all sync.WaitGroup
 	for _, conn := range open {
-		_ = conn.Close() // the protocol that used it learns it from its own calls
+		all.Go(func() { _ = conn.Close() })
 	}
+	all.Wait()
 }
 
 func (p *Port) forget(conn *Conn) {

@@ -97,16 +97,19 @@ func readLine(r io.Reader, limit int) (string, error) {
 	for {
 		if len(buf) == cap(buf) {
 			if cap(buf) >= limit {
-				return "", refuse(eboot.ErrInvalid, "the preface is too long")
+				return "", refuse(eboot.ErrInvalid, "the preface is too long").andMore()
 			}
 			buf = append(make([]byte, 0, min(2*cap(buf), limit)), buf...)
 		}
 		n, err := r.Read(buf[len(buf):cap(buf)])
 		unseen := len(buf)
 		buf = buf[:len(buf)+n]
+		if unseen == 0 && n > 0 && buf[0] == tlsHandshake {
+			return "", refuse(eboot.ErrInvalid, "it speaks TLS, and this server has no certificates (tls.ca, tls.cert, tls.key)").andMore()
+		}
 		if end := bytes.IndexByte(buf[unseen:], '\n'); end >= 0 {
 			if unseen+end+1 != len(buf) {
-				return "", refuse(eboot.ErrInvalid, "there is more behind the preface, which has no answer yet")
+				return "", refuse(eboot.ErrInvalid, "there is more behind the preface, which has no answer yet").andMore()
 			}
 			return string(buf[:len(buf)-1]), nil
 		}
@@ -134,8 +137,9 @@ var answers = []struct {
 // refusal is the reason why a connection is refused: one of the errors of the table
 // above, and a sentence for the other side.
 type refusal struct {
-	kind error
-	text string
+	kind   error
+	text   string
+	unread bool // the other side has sent more than was read
 }
 
 func (r *refusal) Error() string { return r.text }
@@ -143,6 +147,11 @@ func (r *refusal) Unwrap() error { return r.kind }
 
 func refuse(kind error, format string, args ...any) *refusal {
 	return &refusal{kind: kind, text: fmt.Sprintf(format, args...)}
+}
+
+func (r *refusal) andMore() *refusal {
+	r.unread = true
+	return r
 }
 
 // word is how the wire calls the kind of a refusal.

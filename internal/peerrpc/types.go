@@ -25,6 +25,8 @@ type ServerInfo struct {
 	Reasons       []string             `json:"reasons,omitempty"` // why it is not ready
 	BootAddresses []netip.Addr         `json:"boot_addresses,omitempty"`
 	Bundles       []eboot.BundleOnDisk `json:"bundles"` // every bundle of the index
+
+	CertificateExpires time.Time `json:"certificate_expires,omitzero"` // zero: it has none
 }
 
 // Configuration is the group as a server knows it from Raft.

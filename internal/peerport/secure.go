@@ -1,0 +1,117 @@
+package peerport
+
+import (
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"strings"
+
+	"eboot"
+)
+
+// Credentials are how servers prove to each other who they are.
+type Credentials interface {
+	// Outgoing and Incoming return the TLS configurations of the one who dials and of the
+	// one who accepts. Outgoing refuses who is no server of this cluster, with an error
+	// that wraps eboot.ErrDenied; Incoming takes any certificate.
+	Outgoing() *tls.Config
+	Incoming() *tls.Config
+	// CheckServer says why what came over Incoming is not the certificate of a server of
+	// this cluster; the error wraps eboot.ErrDenied.
+	CheckServer(certificates []*x509.Certificate) error
+}
+
+// application names the peer port within TLS, so that a connection for another port of
+// eboot cannot be turned to this one.
+const application = "eboot-peer/1"
+
+// tlsHandshake is the first byte of a TLS connection (RFC 8446, 5.1); a preface is text.
+const tlsHandshake = 22
+
+// wrap returns the connection as the protocols use it. Nothing is read or written.
+func (p *Port) wrap(raw net.Conn) net.Conn {
+	if p.options.Credentials == nil {
+		return raw
+	}
+	config := p.options.Credentials.Incoming()
+	config.NextProtos = []string{application}
+	return tls.Server(raw, config)
+}
+
+// secure does the TLS handshake, where there are credentials. It returns what a refusal
+// can be said over: the connection as wrapped; the raw one, to somebody who does not speak
+// TLS; nil when there is nobody to tell. The refusal is nil when all is well.
+func (p *Port) secure(ctx context.Context, conn *Conn) (answer net.Conn, r *refusal) {
+	secured, ok := conn.Conn.(*tls.Conn)
+	if !ok {
+		return conn.Conn, nil
+	}
+	err := secured.HandshakeContext(ctx)
+	var header tls.RecordHeaderError
+	switch {
+	case errors.As(err, &header) && header.Conn != nil:
+		return conn.raw, refuse(eboot.ErrDenied, "it does not speak TLS, and this server wants a certificate (tls.ca, tls.cert, tls.key)")
+	case err != nil:
+		return nil, refuse(eboot.ErrDenied, "TLS handshake: %v", err)
+	}
+	state := secured.ConnectionState()
+	if state.NegotiatedProtocol != application {
+		return secured, refuse(eboot.ErrDenied, "it does not mean the peer port of eboot")
+	}
+	if err := p.options.Credentials.CheckServer(state.PeerCertificates); err != nil {
+		return secured, refuse(eboot.ErrDenied, "%s", reason(err))
+	}
+	return secured, nil
+}
+
+// secure does the handshake of the one who dials. Its errors are a *refusal, or the
+// connection's.
+func (d Dialer) secure(raw net.Conn) (net.Conn, error) {
+	if d.Credentials == nil {
+		return raw, nil
+	}
+	config := d.Credentials.Outgoing()
+	config.NextProtos = []string{application}
+	conn := tls.Client(raw, config)
+	err := conn.Handshake()
+	var header tls.RecordHeaderError
+	switch {
+	case err == nil && conn.ConnectionState().NegotiatedProtocol != application:
+		return nil, refuse(eboot.ErrDenied, "it speaks TLS and is not the peer port of a server")
+	case err == nil:
+		return conn, nil
+	case errors.As(err, &header):
+		return nil, refuse(eboot.ErrDenied, "it does not speak TLS: a server without certificates (tls.ca, tls.cert, tls.key), or another program")
+	case errors.Is(err, eboot.ErrDenied):
+		return nil, refuse(eboot.ErrDenied, "%s", reason(err))
+	}
+	return nil, fmt.Errorf("TLS handshake: %w", err)
+}
+
+// alert returns the reason that the other side gave when it ended a handshake, which with
+// TLS 1.3 may be seen only by the first read; nil: it gave none.
+func alert(err error) *refusal {
+	var operation *net.OpError
+	if errors.As(err, &operation) && operation.Op == "remote error" { // crypto/tls has no type for it
+		return refuse(eboot.ErrDenied, "it ended the TLS handshake: %v", operation.Err)
+	}
+	return nil
+}
+
+// reason is the text of an error of Credentials, without the kind, which a refusal has.
+func reason(err error) string {
+	return printable(strings.TrimSuffix(err.Error(), ": "+eboot.ErrDenied.Error()))
+}
+
+// drain reads what the other side has sent already, and waits until it closes: the kernel
+// answers a close that leaves something unread with a reset, which may overtake the text
+// that was written. The deadline of the connection bounds it.
+func drain(conn net.Conn) {
+	if half, ok := conn.(interface{ CloseWrite() error }); ok && half.CloseWrite() == nil {
+		_, _ = io.CopyN(io.Discard, conn, 16<<10) // nobody wants it
+	}
+}
