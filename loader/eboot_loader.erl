@@ -32,7 +32,8 @@
 -define(COMPLAIN, 10000).     % ms in vain until the console is told
 -define(SLOW, 20).           % ms to the answer of a slow link
 -define(GROUP, 64).           % modules fetched at once
--define(AT_ONCE, 200).        % modules processed at once
+-define(AT_ONCE, 4).          % modules processed at once
+-define(CHUNKS, 8).           % of what a socket has read that wait for the loader; the rest waits in the kernel
 -define(FETCH, 400).          % paths in one request, and
 -define(FRAME, 32768).        % bytes of them; a server takes 64 KiB
 
@@ -187,6 +188,8 @@ loop(#{conn := #{socket := Socket}, parent := Parent} = S) ->
             loop(careful(fun() -> phase_reached(Phase, At, S) end, S));
         {tcp, Socket, Data} ->
             loop(careful(fun() -> consume(feed(Data, S)) end, S));
+        {tcp_passive, Socket} ->
+            loop(read_on(Socket, S));
         {tcp_closed, Socket} ->
             loop(closed(S#{used := now_ms()}));
         {tcp_error, Socket, _} ->
@@ -365,6 +368,7 @@ get_group([], _, _, S, Work) ->
 
 %% begin_one begins what is to be done for a module, when there is room for it.
 begin_one(Module, Do, #{begun := N, running := Running} = Work, _) when map_size(Running) < ?AT_ONCE ->
+    N rem 16 =:= 15 andalso erlang:garbage_collect(), % of files that are done with
     {_, Monitor} = spawn_at(N, fun() -> exit({?MODULE, Do()}) end),
     Work#{begun := N + 1, running := Running#{Monitor => Module}};
 begin_one(Module, Do, Work, S) ->
@@ -693,12 +697,19 @@ frame(#{conn := #{socket := Socket, session := Session}, parent := Parent, tries
                end,
     receive
         {tcp, Socket, Data} -> frame(feed(Data, S));
+        {tcp_passive, Socket} -> frame(read_on(Socket, S));
         {tcp_closed, Socket} -> {lost, lost(S)};
         {tcp_error, Socket, _} -> {lost, lost(S)};
         {'EXIT', Socket, _} -> {lost, lost(S)};
         {'EXIT', Parent, Why} -> exit(Why)
     after Patience -> {lost, lost(S)}
     end.
+
+%% read_on has the socket read again, when what it had read is taken: files would pile up here while
+%% modules are processed.
+read_on(Socket, S) ->
+    _ = prim_inet:setopts(Socket, [{active, ?CHUNKS}]),
+    S.
 
 feed(Data, #{conn := #{buffer := Buffer} = Conn} = S) ->
     Together = case Buffer of <<>> -> Data; _ -> <<Buffer/binary, Data/binary>> end,
@@ -833,7 +844,7 @@ tcp(IP, Port, Timeout) ->
 
 %% Frames are taken apart here, not by the driver: the bytes of a long one are signs of life.
 tcp_options() ->
-    [{mode, binary}, {packet, 0}, {active, true}, {deliver, term}, {nodelay, true}, {keepalive, true}, {buffer, 65536},
+    [{mode, binary}, {packet, 0}, {active, ?CHUNKS}, {deliver, term}, {nodelay, true}, {keepalive, true}, {buffer, 65536},
      {send_timeout, ?SILENCE}, {send_timeout_close, true}].
 
 %% Reports, and what is done when nothing happens.
