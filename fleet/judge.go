@@ -71,10 +71,19 @@ func judgeFormer(b *eboot.Boot, next time.Time, deadline, minHealthy time.Durati
 	switch {
 	case failed(b, end, deadline, minHealthy):
 		return Failed
-	case !end.IsZero() && next.Sub(end) >= minHealthy:
-		return Healthy
+	case end.IsZero() || next.Before(certainAt(b, end.Add(minHealthy))):
+		return Pending // also one whose failure will be known in a moment
 	}
-	return Pending
+	return Healthy
+}
+
+// certainAt is when it is known that b, which was to stay up until then, did not fail before. The
+// slave may have let go of its connection earlier, or be gone.
+func certainAt(b *eboot.Boot, stayed time.Time) time.Time {
+	if b.EndedAt.IsZero() || !b.EndedAt.Before(stayed) {
+		return stayed
+	}
+	return later(stayed, b.EndedAt.Add(goneAfter+newsTakes))
 }
 
 // judgeLatest judges a boot that no other followed. It is healthy when no failure can come to
@@ -88,12 +97,12 @@ func judgeLatest(b *eboot.Boot, now time.Time, deadline, minHealthy time.Duratio
 		return Pending
 	}
 	stayed := end.Add(minHealthy)
-	certain := stayed.Add(newsTakes)
+	certain := certainAt(b, stayed)
 	switch {
 	case b.Failure != "" || !b.EndedAt.IsZero() && !b.EndedAt.Before(stayed): // later than counts
 		return Healthy
-	case !b.EndedAt.IsZero(): // the slave let go, or is gone
-		certain = later(stayed, b.EndedAt.Add(goneAfter+newsTakes))
+	case b.EndedAt.IsZero(): // what others see comes late
+		certain = stayed.Add(newsTakes)
 	}
 	if now.Before(certain) {
 		return Pending

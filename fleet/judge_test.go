@@ -77,6 +77,8 @@ func TestJudge(t *testing.T) {
 		{"crashes late, thrice", boots{late(150 * time.Second), late(100 * time.Second), late(50 * time.Second)}, Verdict{State: Healthy, Looping: true}},
 		{"crashes late, and boots", boots{late(150 * time.Second), late(100 * time.Second), late(50 * time.Second), loading(time.Second)}, Verdict{State: Healthy, Looping: true}},
 		{"crashes late, and is up for a while", boots{late(150 * time.Second), late(100 * time.Second), late(50 * time.Second), up(40*time.Second, 20*time.Second)}, Verdict{State: Healthy, Looping: true}},
+		{"let go early, and boots again", boots{ended(up(time.Minute, 35*time.Second), 10*time.Second), loading(time.Second)}, Verdict{State: Healthy}},
+		{"crashed a moment ago, and boots again", boots{ended(up(time.Minute, minHealthy+2*time.Second), 3*time.Second), loading(time.Second)}, Verdict{}},
 		{"was healthy, and boots again", boots{up(2*time.Minute, time.Minute), loading(time.Second)}, Verdict{State: Healthy}},
 		{"failed, and boots again", boots{failing(loading(time.Minute), time.Minute), loading(time.Second)}, Verdict{Failures: 1}},
 		{"crashed late, and is well", boots{late(150 * time.Second), late(100 * time.Second), late(50 * time.Second), up(40*time.Second, 31*time.Second)}, Verdict{State: Healthy}},

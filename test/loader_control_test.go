@@ -95,12 +95,15 @@ func phasesOf(b eboot.Boot) (phases []string) {
 	return phases
 }
 
-// TestLoaderRestarts: a slave that is told to restart boots what its channel points to now, in the
+// TestAcceptanceLoaderRestarts: a slave that is told to restart boots what its channel points to now, in the
 // same process of its system, whatever it does just then. It can be told again.
-func TestLoaderRestarts(t *testing.T) {
+func TestAcceptanceLoaderRestarts(t *testing.T) {
 	erl := testutil.RequireErl(t)
 	for _, embedded := range []bool{false, true} {
 		for _, busy := range []int{0, 20} {
+			if !acceptance() && embedded == (busy == 0) {
+				continue
+			}
 			t.Run(fmt.Sprintf("%s/%d", modeName(embedded), busy), func(t *testing.T) {
 				s := startEboot(t, erl, restartTree(t, erl, 1), []string{slaveRoot})
 				c := startControlled(t, erl, s, []string{s.Address}, embedded, busy)

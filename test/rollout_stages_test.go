@@ -23,6 +23,7 @@ func TestAcceptanceRollout(t *testing.T) {
 
 // TestAcceptanceRolloutStock is the same with slaves that say nothing of their boots.
 func TestAcceptanceRolloutStock(t *testing.T) {
+	acceptanceOnly(t) // of this kind there is one already in each run
 	testRollout(t, eboot.LoaderStock, many(12, 60), many(1, 3))
 }
 

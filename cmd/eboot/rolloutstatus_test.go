@@ -50,14 +50,14 @@ func TestWatchRollout(t *testing.T) {
 	running := eboot.Rollout{
 		ID: "r7", Channel: "stable", Target: eboot.Ref{Name: "app", Version: "2"}, Phase: eboot.RolloutRunning,
 		RolloutSpec: eboot.RolloutSpec{Stages: []eboot.Stage{{Name: "10%", Percent: 10}, {Name: "100%", Percent: 100}}, MaxFailures: 1},
-		Totals:      []eboot.StageTotals{{}}, Generation: 5,
+		Totals:      []eboot.StageTotals{{Selected: 2}}, Generation: 5,
 	}
 	with := func(phase eboot.RolloutPhase, stage int, generation uint64, totals ...eboot.StageTotals) eboot.Rollout {
 		r := running
 		r.Phase, r.Stage, r.Generation, r.Totals = phase, stage, generation, totals
 		return r
 	}
-	booted := eboot.StageTotals{Booted: 2, Healthy: 1, Pending: 1}
+	booted := eboot.StageTotals{Selected: 2, Booted: 2, Healthy: 1, Pending: 1}
 	other := running
 	other.ID, other.Generation = "r9", 9
 	const begin, zero = "rollout r7 of channel stable to app@2: ", ": 0 booted, 0 pending, 0 healthy, 0 failed; failures 0, 1 allowed"
@@ -70,7 +70,7 @@ func TestWatchRollout(t *testing.T) {
 		lines   []string
 		told    string // on stderr
 	}{
-		{"success", []any{running, running, with(eboot.RolloutRunning, 0, 5, booted), eboot.ErrNoLeader, with(eboot.RolloutRunning, 1, 6, booted, eboot.StageTotals{}),
+		{"success", []any{running, running, with(eboot.RolloutRunning, 0, 5, booted), eboot.ErrNoLeader, with(eboot.RolloutRunning, 1, 6, booted, eboot.StageTotals{Selected: 2}),
 			running /* of a server that lags behind */, with(eboot.RolloutSucceeded, 1, 7, booted)}, nil, exitDone, []string{
 			begin + "running, stage 1 of 2 (10%)" + zero, begin + "running, stage 1 of 2 (10%)" + two, begin + "running, stage 2 of 2 (100%)" + two,
 			begin + "succeeded" + two}, ""},
@@ -78,6 +78,9 @@ func TestWatchRollout(t *testing.T) {
 			"; `eboot rollout resume stable` forgives these failures, `eboot rollout promote stable` begins 100%, `eboot rollout abort stable` takes it back"}, ""},
 		{"another one", []any{running, other}, nil, exitConflict, []string{begin + "running, stage 1 of 2 (10%)" + zero}, "r9 was begun since"},
 		{"nobody knows more", []any{running, eboot.ErrUnavailable}, []string{"--timeout", "1s"}, exitFailed, []string{begin + "running, stage 1 of 2 (10%)" + zero}, "unavailable"},
+		{"nobody selected", []any{with(eboot.RolloutRunning, 0, 5, eboot.StageTotals{}), with(eboot.RolloutSucceeded, 1, 7, booted)}, nil, exitDone, []string{
+			begin + "running, stage 1 of 2 (10%)" + zero + "; the stage selects no slave that was seen: wait until one boots, or `eboot rollout promote stable` begins 100%",
+			begin + "succeeded" + two}, ""},
 		{"only old answers", []any{with(eboot.RolloutRunning, 1, 6), running}, []string{"--timeout", "1s"}, exitFailed, []string{begin + "running, stage 2 of 2 (100%)" + zero}, "know only what was before it"},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
