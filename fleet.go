@@ -79,6 +79,9 @@ type CuredBoot struct {
 	Control bool `json:"control,omitempty"`
 }
 
+// MarkRestarting is the phase that a slave reports as its last word when it was told to restart.
+const MarkRestarting = "restarting"
+
 // BootMark is a phase of init and when it was reached: "kernel_load_completed", or
 // "started" for the end of the boot.
 type BootMark struct {

@@ -230,35 +230,12 @@ func anyLabel(labels map[string]string, word string) bool {
 }
 
 // lot is the place of a slave among all of one rollout, 0 to 9999, spread evenly.
-func lot(seed uint64, slave netip.Addr) uint64 {
-	address := slave.Unmap().As16()
-	x := fnv1a(seed, address[:])
-	// FNV alone leaves the high bits of close addresses alike (finalizer of MurmurHash3).
-	x ^= x >> 33
-	x *= 0xff51afd7ed558ccd
-	x ^= x >> 33
-	x *= 0xc4ceb9fe1a85ec53
-	x ^= x >> 33
-	return x % 10_000
-}
-
-// fnv1a goes on with a hash of FNV-1a, 64 bits. Unlike that of hash/fnv it allocates nothing:
-// each search of a slave asks for it.
-func fnv1a[T string | []byte](hash uint64, text T) uint64 {
-	for i := range len(text) {
-		hash = (hash ^ uint64(text[i])) * 0x100000001b3
-	}
-	return hash
-}
+func lot(seed uint64, slave netip.Addr) uint64 { return Draw(seed, slave) % 10_000 }
 
 // seed makes percentages fall on the same slaves in a plan, in the rollout, and when it is
 // tried again, and on others for another channel or target.
 func (r *Rollout) seed() uint64 {
-	hash := fnv1a(uint64(0xcbf29ce484222325), r.Channel)
-	for _, text := range [...]string{r.Target.Name, r.Target.Version} {
-		hash = fnv1a(fnv1a(hash, "/"), text)
-	}
-	return hash
+	return DrawSeed(r.Channel, "/", r.Target.Name, "/", r.Target.Version)
 }
 
 // StageOf returns the first stage that selects a slave, begun or not; false: none does.
@@ -295,6 +272,21 @@ type StageTotals struct {
 	Looping  int `json:"looping,omitempty"` // slaves that boot again and again
 	// Waiting counts slaves that are to be restarted, or were and have not booted yet.
 	Waiting int `json:"waiting,omitempty"`
+}
+
+// Sum adds the totals of all stages.
+func (r *Rollout) Sum() (sum StageTotals) {
+	for _, t := range r.Totals {
+		sum.Selected += t.Selected
+		sum.Booted += t.Booted
+		sum.Pending += t.Pending
+		sum.Healthy += t.Healthy
+		sum.Failed += t.Failed
+		sum.Failures += t.Failures
+		sum.Looping += t.Looping
+		sum.Waiting += t.Waiting
+	}
+	return sum
 }
 
 // RolloutAction is what an operator tells a rollout.

@@ -157,24 +157,31 @@ func (s *Server) bootScript(w http.ResponseWriter, r *http.Request) error {
 	return writeJSON(w, http.StatusOK, script)
 }
 
-func (s *Server) protectBundle(w http.ResponseWriter, r *http.Request) error {
-	write, err := readWrite(r)
-	if err != nil {
-		return err
+// changeBundle answers a change of one bundle that a body of type B says.
+func changeBundle[B any](change func(context.Context, Write, eboot.Ref, B) (WriteResult, error)) handlerFunc {
+	return func(w http.ResponseWriter, r *http.Request) error {
+		write, err := readWrite(r)
+		if err != nil {
+			return err
+		}
+		ref, err := pathRef(r)
+		if err != nil {
+			return err
+		}
+		var body B
+		if err := readJSON(r, &body); err != nil {
+			return err
+		}
+		result, err := change(r.Context(), write, ref, body)
+		if err != nil {
+			return err
+		}
+		return writeJSON(w, http.StatusOK, result)
 	}
-	ref, err := pathRef(r)
-	if err != nil {
-		return err
-	}
-	var body ProtectedSet
-	if err := readJSON(r, &body); err != nil {
-		return err
-	}
-	result, err := s.backend.ProtectBundle(r.Context(), write, ref, body.Protected)
-	if err != nil {
-		return err
-	}
-	return writeJSON(w, http.StatusOK, result)
+}
+
+func (s *Server) protectBundle(ctx context.Context, w Write, ref eboot.Ref, body ProtectedSet) (WriteResult, error) {
+	return s.backend.ProtectBundle(ctx, w, ref, body.Protected)
 }
 
 func (s *Server) removeBundle(w http.ResponseWriter, r *http.Request) error {

@@ -17,24 +17,8 @@ type BundleSignatures struct {
 	Signatures []eboot.Signature `json:"signatures"`
 }
 
-func (s *Server) signBundle(w http.ResponseWriter, r *http.Request) error {
-	write, err := readWrite(r)
-	if err != nil {
-		return err
-	}
-	ref, err := pathRef(r)
-	if err != nil {
-		return err
-	}
-	var body BundleSignatures
-	if err := readJSON(r, &body); err != nil {
-		return err
-	}
-	result, err := s.backend.SignBundle(r.Context(), write, ref, body)
-	if err != nil {
-		return err
-	}
-	return writeJSON(w, http.StatusOK, result)
+func (s *Server) signBundle(ctx context.Context, w Write, ref eboot.Ref, body BundleSignatures) (WriteResult, error) {
+	return s.backend.SignBundle(ctx, w, ref, body)
 }
 
 // manifest sends the manifest as it is stored, so that whoever gets it can hash it.

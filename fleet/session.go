@@ -8,13 +8,11 @@ import (
 )
 
 const (
-	maxMarks = 16 // phases of one boot that are kept
-	maxMark  = 64 // bytes of the name of one
-	maxMode  = 16 // bytes of a mode that are kept
-	// markRestarting is what a slave reports that was told to restart, as its last word.
-	markRestarting = "restarting"
-	maxAge         = 100 * 365 * 24 * time.Hour // of a loader: more is no time
-	lostWithin     = time.Minute                // between the times of one boot script, as server and slave count them
+	maxMarks   = 16                         // phases of one boot that are kept
+	maxMark    = 64                         // bytes of the name of one
+	maxMode    = 16                         // bytes of a mode that are kept
+	maxAge     = 100 * 365 * 24 * time.Hour // of a loader: more is no time
+	lostWithin = time.Minute                // between the times of one boot script, as server and slave count them
 )
 
 // Opened is what a slave said when its loader, one of ours, opened a session, and the
@@ -158,7 +156,7 @@ func (c *Connection) Reported(r Report) {
 	for _, m := range r.Phases {
 		m = eboot.BootMark{Phase: word(m.Phase, maxMark), AtMS: min(max(m.AtMS, 0), maxAge.Milliseconds())}
 		ended := m.Phase == string(eboot.BootStarted)
-		b.excused = b.excused || m.Phase == markRestarting
+		b.excused = b.excused || m.Phase == eboot.MarkRestarting
 		room := maxMarks - len(cured.Phases)
 		if room == 0 || room == 1 && !ended || slices.Contains(cured.Phases, m) { // the last place is for the end
 			continue

@@ -98,7 +98,7 @@ func check(t *rapid.T, before, r eboot.Rollout, operator bool, at time.Time) {
 	if reflect.DeepEqual(r.Totals, before.Totals) {
 		return // they were of an older stage
 	}
-	all := sum(r.Totals)
+	all := r.Sum()
 	if failed := all.Looping > r.ForgivenLoops || all.Failures > r.MaxFailures+r.Forgiven; failed != (r.Phase == eboot.RolloutStopped) {
 		t.Fatalf("failed %v, and is %s: %+v", failed, r.Phase, r)
 	}

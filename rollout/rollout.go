@@ -62,7 +62,7 @@ func Observe(r eboot.Rollout, stage int, totals []eboot.StageTotals, at time.Tim
 		return enter(r, eboot.RolloutRolledBack, reason, at)
 	}
 	now := r.Totals[r.Stage]
-	proven := now.Healthy > 0 || now.Selected == 0 && sum(r.Totals).Healthy > 0 // a percentage may fall on nobody
+	proven := now.Healthy > 0 || now.Selected == 0 && r.Sum().Healthy > 0 // a percentage may fall on nobody
 	switch {
 	case !proven || now.Pending > 0 || now.Waiting > 0 || r.Phase == eboot.RolloutWaiting:
 		return r
@@ -133,30 +133,15 @@ func enter(r eboot.Rollout, phase eboot.RolloutPhase, reason string, at time.Tim
 // forgive makes what stopped a rollout no reason to stop it again.
 func forgive(r eboot.Rollout, promoting bool) eboot.Rollout {
 	if r.Phase == eboot.RolloutStopped || r.Phase == eboot.RolloutPaused && promoting {
-		sum := sum(r.Totals)
+		sum := r.Sum()
 		r.Forgiven, r.ForgivenLoops = sum.Failures, sum.Looping
 	}
 	return r
 }
 
-func sum(totals []eboot.StageTotals) eboot.StageTotals {
-	var all eboot.StageTotals
-	for _, t := range totals {
-		all.Selected += t.Selected
-		all.Booted += t.Booted
-		all.Pending += t.Pending
-		all.Healthy += t.Healthy
-		all.Failed += t.Failed
-		all.Failures += t.Failures
-		all.Looping += t.Looping
-		all.Waiting += t.Waiting
-	}
-	return all
-}
-
 // failure says why a rollout has failed; empty: it has not.
 func failure(r eboot.Rollout) string {
-	all := sum(r.Totals)
+	all := r.Sum()
 	if all.Looping > r.ForgivenLoops {
 		i := worst(r.Totals, func(t eboot.StageTotals) int { return t.Looping })
 		return fmt.Sprintf("stage %s: %d of %d slaves that booted boot again and again", r.Stages[i].Name, r.Totals[i].Looping, r.Totals[i].Booted)

@@ -45,7 +45,7 @@ func (c *command) rolloutStatus() *cobra.Command {
 			return c.print(rollouts, func(w io.Writer) error {
 				rows := make([][]string, len(rollouts))
 				for i, r := range rollouts {
-					sum := totalsOf(r)
+					sum := r.Sum()
 					rows[i] = []string{r.Channel, r.ID, r.Target.String(), string(r.Phase), fmt.Sprintf("%d/%d", min(r.Stage+1, len(r.Stages)), len(r.Stages)),
 						fmt.Sprint(sum.Booted), fmt.Sprint(sum.Healthy), fmt.Sprint(sum.Failures), timeText(r.ChangedAt)}
 				}
@@ -105,7 +105,7 @@ func rolloutDetails(w io.Writer, r eboot.Rollout) error {
 		{"before", dash(strings.Join(base, ", "))},
 		{"phase", standing(r)},
 		{"reason", dash(r.Reason)},
-		{"failures", fmt.Sprintf("%d, %d allowed; with more %s", totalsOf(r).Failures, r.MaxFailures, fails)},
+		{"failures", fmt.Sprintf("%d, %d allowed; with more %s", r.Sum().Failures, r.MaxFailures, fails)},
 		{"healthy", fmt.Sprintf("booted within %s, and up for %s", r.Deadline(), r.MinHealthy())},
 		{"promotes", promotes},
 		{"restarts", restarts},
@@ -160,21 +160,6 @@ func rolloutAdvice(r eboot.Rollout) string {
 	return ""
 }
 
-// totalsOf adds the stages up.
-func totalsOf(r eboot.Rollout) (sum eboot.StageTotals) {
-	for _, t := range r.Totals {
-		sum.Selected += t.Selected
-		sum.Waiting += t.Waiting
-		sum.Booted += t.Booted
-		sum.Pending += t.Pending
-		sum.Healthy += t.Healthy
-		sum.Failed += t.Failed
-		sum.Failures += t.Failures
-		sum.Looping += t.Looping
-	}
-	return sum
-}
-
 // watchRollout prints a line for each change of r until it is over or stopped. Servers may
 // fail meanwhile: it gives up when none told anything new for as long as a call may take.
 func (c *command) watchRollout(ctx context.Context, client *api.Client, r eboot.Rollout) error {
@@ -225,7 +210,7 @@ func (c *command) rolloutLine(r eboot.Rollout) (string, error) {
 		data, err := json.Marshal(r)
 		return string(data), err
 	}
-	sum := totalsOf(r)
+	sum := r.Sum()
 	text := fmt.Sprintf("%s: %d booted, %d pending, %d healthy, %d failed; failures %d, %d allowed", rolloutText(r),
 		sum.Booted, sum.Pending, sum.Healthy, sum.Failed, sum.Failures, r.MaxFailures)
 	if r.Reason != "" {

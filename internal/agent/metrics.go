@@ -30,7 +30,7 @@ func (a *Agent) registerMetrics() {
 	counter("eboot_file_sent_bytes_total", "Bytes sent to slaves.", func() uint64 { return a.files.Stats().BytesSent })
 
 	counter("eboot_discovery_without_bundle_total", "Discovery requests of whitelisted slaves for whose ERTS version their channel has no bundle.", a.boot.without.Load)
-	gauge("eboot_rollouts_active", "Rollouts that are not over.", func() float64 { return float64(a.activeRollouts()) })
+	gauge("eboot_rollouts_active", "Rollouts that are not over.", func() float64 { return float64(len(activeRollouts(a.view.State()))) })
 	gauge("eboot_slaves_seen", "Addresses remembered.", func() float64 { return float64(a.fleet.Stats().Addresses) })
 	gauge("eboot_boots_loading", "Boots under way.", func() float64 { return float64(a.fleet.Stats().Loading) })
 	counter("eboot_boots_total", "Boots begun.", func() uint64 { return a.fleet.Stats().Begun })
@@ -50,15 +50,6 @@ func (a *Agent) registerMetrics() {
 		gauge("eboot_certificate_expiry_seconds", "Time until this server's certificate expires; negative: since it has.", func() float64 { return c.Expires().Sub(a.now()).Seconds() })
 	}
 	gauge("eboot_uptime_seconds", "Time since this server started.", func() float64 { return time.Since(a.startedAt).Seconds() })
-}
-
-func (a *Agent) activeRollouts() (active int) {
-	for _, r := range a.view.State().Rollouts() {
-		if !r.Phase.Over() {
-			active++
-		}
-	}
-	return active
 }
 
 func (a *Agent) missingBlobs() int {

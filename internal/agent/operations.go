@@ -188,9 +188,14 @@ func noBundle(ref eboot.Ref) error {
 	return fmt.Errorf("bundle %s: does not exist; `eboot bundle list` shows what does: %w", ref, eboot.ErrNotFound)
 }
 
+// pinsOf returns the pins of slaves whose latest boot began with b.
+func (a *Agent) pinsOf(b eboot.Bundle) []eboot.Pin {
+	return slices.DeleteFunc(a.fleet.Pins(), func(p eboot.Pin) bool { return p.Manifest != b.Manifest || p.ERTS != b.ERTS })
+}
+
 // pinnedBy returns the first of the slaves whose latest boot began with b.
 func (a *Agent) pinnedBy(b eboot.Bundle) []eboot.Pin {
-	pins := slices.DeleteFunc(a.fleet.Pins(), func(p eboot.Pin) bool { return p.Manifest != b.Manifest || p.ERTS != b.ERTS })
+	pins := a.pinsOf(b)
 	return slices.Clip(pins[:min(len(pins), api.MaxPinnedBy)])
 }
 
@@ -275,8 +280,8 @@ func (a *Agent) orphans(state *fsm.State, b eboot.Bundle) int {
 	}
 	pins := 0
 	since := a.now().Add(-a.config.Retention.PinMaxAge)
-	for _, p := range a.fleet.Pins() {
-		if p.Manifest == b.Manifest && p.ERTS == b.ERTS && p.At.After(since) {
+	for _, p := range a.pinsOf(b) {
+		if p.At.After(since) {
 			pins++
 		}
 	}

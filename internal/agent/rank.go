@@ -1,11 +1,10 @@
 package agent
 
 import (
-	"encoding/binary"
-	"hash/fnv"
 	"net/netip"
 	"slices"
 
+	"eboot"
 	"eboot/config"
 )
 
@@ -56,16 +55,5 @@ func (r ranking) place(id string) int {
 // weight is the highest random weight of rendezvous hashing: each slave has an order of
 // its own, and when a server goes only its slaves move.
 func weight(slave netip.Addr, server string) uint64 {
-	h := fnv.New64a()
-	address := slave.As16()
-	_, _ = h.Write([]byte(server)) // a hash takes everything
-	_, _ = h.Write(address[:])
-	// FNV alone leaves the high bits of close addresses alike (finalizer of MurmurHash3).
-	x := binary.BigEndian.Uint64(h.Sum(nil))
-	x ^= x >> 33
-	x *= 0xff51afd7ed558ccd
-	x ^= x >> 33
-	x *= 0xc4ceb9fe1a85ec53
-	x ^= x >> 33
-	return x
+	return eboot.Draw(eboot.DrawSeed(server), slave)
 }

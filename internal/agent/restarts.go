@@ -26,9 +26,6 @@ const (
 	restartsAtOnce = 16 // servers' answers that are waited for
 )
 
-// markRestarting is the phase with which a slave takes notice.
-const markRestarting = "restarting"
-
 // restarter restarts slaves because of rollouts, while this server leads. What it remembers
 // may be lost with its server: the next leader sees who takes notice and who is booting.
 type restarter struct {
@@ -52,10 +49,7 @@ func newRestarter(a *Agent) *restarter {
 // round tells as many slaves of each rollout as it may, and reports whether there is a rollout
 // that restarts slaves.
 func (t *restarter) round(ctx context.Context) bool {
-	wanted := func(state *fsm.State) []eboot.Rollout {
-		return slices.DeleteFunc(state.Rollouts(), func(r eboot.Rollout) bool { return !t.wants(&r) })
-	}
-	if len(wanted(t.agent.machine.State())) == 0 {
+	if !slices.ContainsFunc(t.agent.machine.State().Rollouts(), t.wants) {
 		t.mu.Lock()
 		defer t.mu.Unlock()
 		clear(t.told)
@@ -68,14 +62,11 @@ func (t *restarter) round(ctx context.Context) bool {
 	}
 	state := t.agent.machine.State()
 	slaves := t.agent.fleet.Slaves()
-	ids := map[string]bool{}
-	for _, r := range wanted(state) {
-		ids[r.ID] = true
-	}
-	boots := t.agent.fleet.RolloutBoots(ids)
+	wanted := slices.DeleteFunc(state.Rollouts(), func(r eboot.Rollout) bool { return !t.wants(r) })
+	boots := t.agent.rolloutBoots(wanted)
 	var telling errgroup.Group
 	telling.SetLimit(restartsAtOnce)
-	for _, r := range wanted(state) {
+	for _, r := range wanted {
 		for _, s := range t.choose(state, &r, slaves, boots[r.ID], t.agent.now()) {
 			telling.Go(func() error {
 				if err := t.agent.tellRestart(ctx, s.Latest); err != nil {
@@ -91,7 +82,7 @@ func (t *restarter) round(ctx context.Context) bool {
 
 // wants reports whether a rollout restarts slaves now: those that it has come to, and after
 // its failure those that run its target.
-func (t *restarter) wants(r *eboot.Rollout) bool {
+func (t *restarter) wants(r eboot.Rollout) bool {
 	switch {
 	case r.Restart == 0:
 		return false
@@ -203,7 +194,7 @@ func outdated(state *fsm.State, r *eboot.Rollout, s fleet.SlaveRecord) bool {
 
 // tookNotice reports whether a slave has said that it restarts.
 func tookNotice(b eboot.Boot) bool {
-	return b.Cured != nil && slices.ContainsFunc(b.Cured.Phases, func(m eboot.BootMark) bool { return m.Phase == markRestarting })
+	return b.Cured != nil && slices.ContainsFunc(b.Cured.Phases, func(m eboot.BootMark) bool { return m.Phase == eboot.MarkRestarting })
 }
 
 // restartable reports whether a slave can be told to restart: it has booted, runs our loader,

@@ -134,7 +134,7 @@ func (a *Agent) whileLeading(ctx context.Context, round func(context.Context) (a
 func (d *rolloutDriver) round(ctx context.Context) (again bool) {
 	state := d.agent.machine.State()
 	now := d.agent.now()
-	active := slices.DeleteFunc(state.Rollouts(), func(r eboot.Rollout) bool { return r.Phase.Over() })
+	active := activeRollouts(state)
 	if len(active) == 0 {
 		clear(d.sent)
 		return false
@@ -142,20 +142,30 @@ func (d *rolloutDriver) round(ctx context.Context) (again bool) {
 	if d.agent.config.Clustered() && now.Sub(d.agent.startedAt) < settleTime {
 		return true
 	}
-	ids := map[string]bool{}
+	boots, slaves := d.agent.rolloutBoots(active), d.agent.fleet.Slaves()
 	for _, r := range active {
-		ids[r.ID] = true
-	}
-	boots := d.agent.fleet.RolloutBoots(ids)
-	for _, r := range active {
-		d.observe(ctx, state, &r, boots[r.ID], now)
+		d.observe(ctx, state, &r, boots[r.ID], slaves, now)
 	}
 	return true
 }
 
+// activeRollouts are those that decide what slaves boot.
+func activeRollouts(state *fsm.State) []eboot.Rollout {
+	return slices.DeleteFunc(state.Rollouts(), func(r eboot.Rollout) bool { return r.Phase.Over() })
+}
+
+// rolloutBoots are the boots of each rollout, by its id, and of each slave, oldest first.
+func (a *Agent) rolloutBoots(rollouts []eboot.Rollout) map[string][][]eboot.Boot {
+	ids := map[string]bool{}
+	for _, r := range rollouts {
+		ids[r.ID] = true
+	}
+	return a.fleet.RolloutBoots(ids)
+}
+
 // observe has the state machine told what became of the slaves that booted the target.
-func (d *rolloutDriver) observe(ctx context.Context, state *fsm.State, r *eboot.Rollout, boots [][]eboot.Boot, now time.Time) {
-	totals := d.tally(state, r, boots, now)
+func (d *rolloutDriver) observe(ctx context.Context, state *fsm.State, r *eboot.Rollout, boots [][]eboot.Boot, slaves []fleet.SlaveRecord, now time.Time) {
+	totals := d.tally(state, r, boots, slaves, now)
 	next := rollout.Observe(*r, r.Stage, totals, now)
 	step := next.Phase != r.Phase || next.Stage != r.Stage
 	if !step && (slices.Equal(next.Totals, r.Totals) || now.Sub(d.sent[r.ID]) < totalsEvery) {
@@ -170,7 +180,7 @@ func (d *rolloutDriver) observe(ctx context.Context, state *fsm.State, r *eboot.
 
 // tally counts, for each stage that was begun, what became of the slaves that it was the
 // first to select: of their boots because of this rollout, and of those that it restarts.
-func (d *rolloutDriver) tally(state *fsm.State, r *eboot.Rollout, boots [][]eboot.Boot, now time.Time) []eboot.StageTotals {
+func (d *rolloutDriver) tally(state *fsm.State, r *eboot.Rollout, boots [][]eboot.Boot, slaves []fleet.SlaveRecord, now time.Time) []eboot.StageTotals {
 	totals := make([]eboot.StageTotals, r.Stage+1)
 	moved := map[string]bool{}
 	for _, b := range state.BundlesOf(r.Target) {
@@ -196,7 +206,7 @@ func (d *rolloutDriver) tally(state *fsm.State, r *eboot.Rollout, boots [][]eboo
 			count(total, fleet.Judge(each, now, r.Deadline(), r.MinHealthy()))
 		}
 	}
-	for _, s := range d.agent.fleet.Slaves() {
+	for _, s := range slaves {
 		if !moved[s.ERTS] {
 			continue
 		}

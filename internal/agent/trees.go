@@ -240,10 +240,7 @@ func bootable(state *fsm.State) iter.Seq[eboot.Bundle] {
 				}
 			}
 		}
-		for _, r := range state.Rollouts() {
-			if r.Phase.Over() {
-				continue
-			}
+		for _, r := range activeRollouts(state) {
 			for _, b := range state.BundlesOf(r.Target) {
 				if first(b) && !yield(b) {
 					return
