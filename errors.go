@@ -15,6 +15,8 @@ var (
 	ErrConflict = errors.New("conflict")
 	// ErrDenied: the caller or the slave is not allowed to do this.
 	ErrDenied = errors.New("denied")
+	// ErrUnauthenticated: the caller has not shown who it is, or what it showed is not accepted.
+	ErrUnauthenticated = errors.New("not authenticated")
 )
 
 // What a server cannot do at this moment. The same call may succeed later.

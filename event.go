@@ -25,6 +25,9 @@ type Event struct {
 	Bundle     Ref          `json:"bundle,omitzero"`
 	ERTS       string       `json:"erts,omitempty"`
 	Rollout    string       `json:"rollout,omitempty"` // its id
+
+	By      Actor  `json:"by,omitzero"`       // whose request it was; zero: a server's own doing
+	Request string `json:"request,omitempty"` // id of the request that changed the state
 }
 
 // EventKind names what happened, NOUN.PARTICIPLE. Kinds may be added.
@@ -55,6 +58,11 @@ const (
 	EventServerUndrained   EventKind = "server.undrained"
 	EventServerRemoved     EventKind = "server.removed"
 	EventVersionRaised     EventKind = "cluster.version_raised"
+	EventTokenCreated      EventKind = "token.created"
+	EventTokenRevoked      EventKind = "token.revoked"
+	// What an operator had a server do that changes no replicated state itself.
+	EventLeaderTransferred EventKind = "leader.transferred"
+	EventSnapshotSaved     EventKind = "snapshot.saved"
 )
 
 // What a server observes of slaves.

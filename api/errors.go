@@ -19,6 +19,7 @@ var errorTable = []struct {
 	{eboot.ErrTooLarge, "too_large", http.StatusRequestEntityTooLarge},
 	{eboot.ErrNotFound, "not_found", http.StatusNotFound},
 	{eboot.ErrConflict, "conflict", http.StatusConflict},
+	{eboot.ErrUnauthenticated, "unauthenticated", http.StatusUnauthorized},
 	{eboot.ErrDenied, "denied", http.StatusForbidden},
 	{eboot.ErrNoLeader, "no_leader", http.StatusServiceUnavailable},
 	{eboot.ErrUnknownOutcome, "unknown_outcome", http.StatusGatewayTimeout},

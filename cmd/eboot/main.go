@@ -36,6 +36,7 @@ var exitTable = []struct {
 	{eboot.ErrTooLarge, exitInvalid},
 	{eboot.ErrNotFound, exitNotFound},
 	{eboot.ErrConflict, exitConflict},
+	{eboot.ErrUnauthenticated, exitDenied},
 	{eboot.ErrDenied, exitDenied},
 	{eboot.ErrUnknownOutcome, exitUnknown},
 	{eboot.ErrTimeout, exitUnknown},
