@@ -60,6 +60,7 @@ const (
 	EventVersionRaised     EventKind = "cluster.version_raised"
 	EventTokenCreated      EventKind = "token.created"
 	EventTokenRevoked      EventKind = "token.revoked"
+	EventSnapshotRestored  EventKind = "snapshot.restored" // the state was replaced by that of a snapshot
 	// What an operator had a server do that changes no replicated state itself.
 	EventLeaderTransferred EventKind = "leader.transferred"
 	EventSnapshotSaved     EventKind = "snapshot.saved"

@@ -117,8 +117,8 @@ func (t Token) Check() error {
 	if err := CheckName("token", t.Name); err != nil {
 		return err
 	}
-	if !lowerHex(t.ID, tokenIDSize) {
-		return fmt.Errorf("token %s: id %q: want %d hexadecimal digits: %w", t.Name, abbreviate(t.ID), tokenIDSize, ErrInvalid)
+	if err := CheckTokenID(t.ID); err != nil {
+		return fmt.Errorf("token %s: %w", t.Name, err)
 	}
 	if _, err := ParseRole(string(t.Role)); err != nil {
 		return fmt.Errorf("token %s: %w", t.Name, err)
@@ -127,6 +127,14 @@ func (t Token) Check() error {
 		return fmt.Errorf("token %s: no digest: %w", t.Name, ErrInvalid)
 	}
 	return t.CreatedBy.Check()
+}
+
+// CheckTokenID reports whether id can be that of a token; the error wraps ErrInvalid.
+func CheckTokenID(id string) error {
+	if !lowerHex(id, tokenIDSize) {
+		return fmt.Errorf("token id %q: want %d hexadecimal digits: %w", abbreviate(id), tokenIDSize, ErrInvalid)
+	}
+	return nil
 }
 
 // Expired reports whether t is no longer good at a time.

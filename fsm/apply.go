@@ -28,7 +28,7 @@ func (s *State) perform(index uint64, c Command, print fingerprint) (*State, *Re
 	next := s.successor(index)
 	h := c.header()
 	result := &Result{Index: index}
-	t, err := s.build(index, c, h)
+	t, err := s.build(index, c)
 	switch {
 	case err != nil:
 		result.Err = newRefusal(err)
@@ -37,7 +37,7 @@ func (s *State) perform(index uint64, c Command, print fingerprint) (*State, *Re
 		if t.boots {
 			next.generation++
 		}
-		next.record(t)
+		next.record(h, t.events)
 	}
 	result.Generation = next.generation
 	if h.check() == nil {
@@ -46,13 +46,11 @@ func (s *State) perform(index uint64, c Command, print fingerprint) (*State, *Re
 	return next, result
 }
 
-func (s *State) build(index uint64, c Command, h Header) (*transition, error) {
-	if err := h.check(); err != nil {
+func (s *State) build(index uint64, c Command) (*transition, error) {
+	if err := check(c); err != nil {
 		return nil, err
 	}
-	if err := c.check(); err != nil {
-		return nil, err
-	}
+	h := c.header()
 	if h.ExpectGeneration != nil && *h.ExpectGeneration != s.generation {
 		return nil, fmt.Errorf("generation is %d, not %d as expected: somebody changed something meanwhile: %w", s.generation, *h.ExpectGeneration, eboot.ErrConflict)
 	}
@@ -176,6 +174,9 @@ func (c AddBundle) apply(t *transition) error {
 			t.next.bundles = slices.Clone(t.next.bundles)
 			t.next.bundles[i] = old
 			t.changed = true
+			if !c.By.IsZero() {
+				t.tell(eboot.Event{Kind: eboot.EventBundlePublished, Text: fmt.Sprintf("bundle %s for ERTS %s is published again", b.Ref(), b.ERTS), Bundle: b.Ref(), ERTS: b.ERTS})
+			}
 		}
 	}
 	if err := t.sign(i, c.Bundle.Signatures); err != nil {

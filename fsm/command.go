@@ -21,6 +21,18 @@ type Header struct {
 	// ExpectGeneration, unless nil, makes the command fail with ErrConflict when
 	// the generation is another one.
 	ExpectGeneration *uint64
+	// By is who asked for the change; zero: a server, by itself. It is what the events of the
+	// command tell, and nothing is decided by it. A command with it needs VersionActors.
+	By eboot.Actor
+}
+
+// For returns h as a cluster at this version (State.Version) can be told it: one below
+// VersionActors is not told who asked, as some server of it could not read that.
+func (h Header) For(version int) Header {
+	if version < VersionActors {
+		h.By = eboot.Actor{}
+	}
+	return h
 }
 
 // Limits of the replicated state. A command that would pass one is ErrTooLarge.
@@ -52,7 +64,19 @@ func (h Header) check() error {
 	if h.At < 0 || h.At > latestTime {
 		return fmt.Errorf("time %d ms: want a time between 1970 and 9999: %w", h.At, eboot.ErrInvalid)
 	}
-	return nil
+	return h.By.Check()
+}
+
+// check asks of a command what needs no state.
+func check(c Command) error {
+	h := c.header()
+	if err := h.check(); err != nil {
+		return err
+	}
+	if k := c.kind(); k.own() && !h.By.IsZero() {
+		return fmt.Errorf("%s: comes from servers themselves and not from %s: %w", k, h.By, eboot.ErrInvalid)
+	}
+	return c.check()
 }
 
 // Command is one change of the state: one of the types of this package that have a

@@ -1,7 +1,7 @@
 // Package fsm is the replicated state of a cluster: the whitelist, the bundle
 // index with who holds what, the channels and their rollouts, the cluster's identity and
 // version, which servers are drained and which were removed, the latest changes as events,
-// and the answers to recent requests.
+// the API tokens, and the answers to recent requests.
 //
 // State is one version of it, immutable: every read is without a lock, and a
 // snapshot is the pointer. Machine holds the newest State behind an atomic pointer

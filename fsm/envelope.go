@@ -35,7 +35,10 @@ const (
 	kindProtectBundle  kind = 15
 	kindUndoChannel    kind = 16
 
-	kindSignBundle kind = 20
+	kindSignBundle  kind = 20
+	kindCreateToken kind = 21
+	kindRevokeToken kind = 22
+	kindNote        kind = 23
 )
 
 // kinds is what there is to know of each type.
@@ -66,7 +69,15 @@ var kinds = [...]struct {
 	kindUndoChannel:    {"undo channel", rolloutVersion, read[UndoChannel]},
 
 	kindSignBundle: {"sign bundle", securityVersion, read[SignBundle]},
+
+	kindCreateToken: {"create token", operatorsVersion, read[CreateToken]},
+	kindRevokeToken: {"revoke token", operatorsVersion, read[RevokeToken]},
+	kindNote:        {"note", operatorsVersion, read[Note]},
 }
+
+// own reports whether only servers propose it, of their own accord. Such a command may
+// change the state and leave no event, so nobody may be its actor.
+func (k kind) own() bool { return k == kindInit || k == kindHoldBundle || k == kindObserveRollout }
 
 func (k kind) known() bool { return int(k) < len(kinds) && kinds[k].read != nil }
 
@@ -80,6 +91,14 @@ func (k kind) String() string {
 // MinimumVersion returns the cluster version that a command needs. Proposed to a
 // cluster whose State.Version is lower, it would halt the servers that do not know it.
 func MinimumVersion(c Command) int {
+	if !c.header().By.IsZero() {
+		return max(operatorsVersion, ofContent(c))
+	}
+	return ofContent(c)
+}
+
+// ofContent is MinimumVersion but for the header.
+func ofContent(c Command) int {
 	later := false
 	switch c := c.(type) {
 	case ConfigureChannel:
@@ -108,7 +127,25 @@ type body struct {
 	RequestID        string          `json:"request_id"`
 	At               int64           `json:"at_ms"`
 	ExpectGeneration *uint64         `json:"expect_generation,omitempty"`
+	By               asker           `json:"by,omitzero"`
 	Change           json.RawMessage `json:"change"`
+}
+
+// asker is Header.By in the envelope.
+type asker eboot.Actor
+
+// UnmarshalJSON refuses an actor that is there and is nobody: a program that knows no
+// actors would halt at it, and MinimumVersion would not see it.
+func (a *asker) UnmarshalJSON(text []byte) error {
+	var by eboot.Actor
+	if err := unmarshal(text, &by); err != nil {
+		return err
+	}
+	if by.IsZero() {
+		return errors.New("who asked is nobody")
+	}
+	*a = asker(by)
+	return nil
 }
 
 // HaltError says that a log entry cannot be read by this server. Apply panics
@@ -173,6 +210,15 @@ func (c UndoChannel) Encode() ([]byte, error) { return encode(c) }
 // Encode returns the log entry; ErrInvalid, or ErrTooLarge above MaxCommandSize.
 func (c SignBundle) Encode() ([]byte, error) { return encode(c) }
 
+// Encode returns the log entry; ErrInvalid, or ErrTooLarge above MaxCommandSize.
+func (c CreateToken) Encode() ([]byte, error) { return encode(c.withoutHeader()) }
+
+// Encode returns the log entry; ErrInvalid, or ErrTooLarge above MaxCommandSize.
+func (c RevokeToken) Encode() ([]byte, error) { return encode(c) }
+
+// Encode returns the log entry; ErrInvalid, or ErrTooLarge above MaxCommandSize.
+func (c Note) Encode() ([]byte, error) { return encode(c) }
+
 // Encode returns the log entry; ErrInvalid, also for a version above Version: a
 // program cannot know what such a version needs, and it is never lowered again.
 func (c RaiseVersion) Encode() ([]byte, error) {
@@ -183,18 +229,15 @@ func (c RaiseVersion) Encode() ([]byte, error) {
 }
 
 func encode(c Command) ([]byte, error) {
+	if err := check(c); err != nil {
+		return nil, err
+	}
 	h := c.header()
-	if err := h.check(); err != nil {
-		return nil, err
-	}
-	if err := c.check(); err != nil {
-		return nil, err
-	}
 	change, err := json.Marshal(c)
 	if err != nil {
 		return nil, fmt.Errorf("encode %s: %w: %w", c.kind(), err, eboot.ErrInvalid)
 	}
-	text, err := json.Marshal(body{RequestID: h.RequestID, At: h.At, ExpectGeneration: h.ExpectGeneration, Change: change})
+	text, err := json.Marshal(body{RequestID: h.RequestID, At: h.At, ExpectGeneration: h.ExpectGeneration, By: asker(h.By), Change: change})
 	if err != nil {
 		return nil, fmt.Errorf("encode %s: %w: %w", c.kind(), err, eboot.ErrInvalid)
 	}
@@ -205,7 +248,7 @@ func encode(c Command) ([]byte, error) {
 }
 
 // fingerprint tells one change from another under the same request id. It
-// leaves out the header: a repeated request has another time.
+// leaves out the header: a repeated request has another time, and may come another way.
 type fingerprint [12]byte
 
 func fingerprintOf(k kind, change []byte) fingerprint {
@@ -247,7 +290,7 @@ func decode(entry []byte) (Command, fingerprint, *HaltError) {
 	if err := unmarshal(entry[2:], &b); err != nil {
 		return halt("its body cannot be read: " + err.Error())
 	}
-	c, err := kinds[k].read(Header{RequestID: b.RequestID, At: b.At, ExpectGeneration: b.ExpectGeneration}, b.Change)
+	c, err := kinds[k].read(Header{RequestID: b.RequestID, At: b.At, ExpectGeneration: b.ExpectGeneration, By: eboot.Actor(b.By)}, b.Change)
 	if err != nil {
 		return halt("its change cannot be read: " + err.Error())
 	}

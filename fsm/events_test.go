@@ -98,7 +98,7 @@ func TestEvents(t *testing.T) {
 			if n > 0 {
 				id = fmt.Sprintf("r%d.%d", l.index, n+1)
 			}
-			if e.ID != id || e.Index != l.index || !e.At.Equal(step.command.header().time()) || e.Generation != l.machine.State().Generation() || e.Text == "" {
+			if e.ID != id || e.Index != l.index || !e.At.Equal(step.command.header().time()) || !e.By.IsZero() || e.Request != step.command.header().RequestID || e.Generation != l.machine.State().Generation() || e.Text == "" {
 				t.Errorf("step %d: %+v", i, e)
 			}
 			seen[e.Kind] = true
@@ -128,7 +128,7 @@ func TestEvents(t *testing.T) {
 			t.Errorf("%s: generation %d after %d", want.Kind, got.Generation, generation)
 		}
 		generation = got.Generation
-		got.ID, got.Index, got.At, got.Generation = "", 0, time.Time{}, 0
+		got.ID, got.Index, got.At, got.Generation, got.Request = "", 0, time.Time{}, 0, ""
 		if got != want {
 			t.Errorf("%+v, want %+v", got, want)
 		}
@@ -150,6 +150,42 @@ func TestNoEventsBeforeTheirVersion(t *testing.T) {
 	}
 }
 
+// A state of a cluster whose servers do not all know who asked says nothing of it, and
+// remembers as many events as they do.
+func TestEventsBeforeActors(t *testing.T) {
+	l := newLog(t)
+	l.must(RaiseVersion{Header: l.header(), Version: securityVersion})
+	for i := range earlierMaxEvents + 10 {
+		l.must(SetDrained{Header: l.by(), Server: "b", Drained: i%2 == 0})
+	}
+	s := l.machine.State()
+	if events := s.Events(); len(events) != earlierMaxEvents || events[len(events)-1].Index != l.index || s.MinimumVersion() != rolloutVersion {
+		t.Fatalf("%d events, needs version %d", len(events), s.MinimumVersion())
+	}
+	if text := snapshotOf(t, s); bytes.Contains(text, []byte("alice")) || bytes.Contains(text, []byte("certificate")) || bytes.Contains(text, []byte("tokens")) {
+		t.Fatal("the snapshot has what older programs cannot read")
+	}
+	raise := RaiseVersion{Header: l.header(), Version: operatorsVersion}
+	l.must(raise)
+	for range 10 {
+		l.must(SetDrained{Header: l.by(), Server: "b", Drained: true})
+		l.must(SetDrained{Header: l.by(), Server: "b"})
+	}
+	s = l.machine.State()
+	events := s.Events()
+	if len(events) != earlierMaxEvents+21 || s.MinimumVersion() != operatorsVersion {
+		t.Fatalf("%d events, needs version %d", len(events), s.MinimumVersion())
+	}
+	if e := events[earlierMaxEvents]; e.Kind != eboot.EventVersionRaised || e.Request != raise.RequestID || !e.By.IsZero() {
+		t.Fatalf("event of raising: %+v", e)
+	}
+	for i, e := range events {
+		if later := i > earlierMaxEvents; i != earlierMaxEvents && ((e.By == operator) != later || (e.Request != "") != later) {
+			t.Fatalf("event %d: %+v", i, e)
+		}
+	}
+}
+
 func TestEventsAreBounded(t *testing.T) {
 	l := newLog(t)
 	l.must(RaiseVersion{Header: l.header(), Version: Version})
@@ -162,6 +198,11 @@ func TestEventsAreBounded(t *testing.T) {
 	}
 	for s, last := range map[*State]uint64{l.machine.State(): l.index, middle: MaxEvents + 2} {
 		events := s.Events()
+		for index, want := range map[uint64]int{0: MaxEvents, last - 2: 2, last: 0, last + 1: 0, last - MaxEvents: MaxEvents} {
+			if after := s.EventsAfter(index); len(after) != want || !slices.Equal(after, events[MaxEvents-want:]) {
+				t.Errorf("%d events after %d, want the last %d", len(after), index, want)
+			}
+		}
 		if len(events) != MaxEvents || events[MaxEvents-1].ID != fmt.Sprintf("r%d", last) || events[0].ID != fmt.Sprintf("r%d", last-MaxEvents+1) {
 			t.Errorf("%d events, %s to %s, want up to %d", len(events), events[0].ID, events[MaxEvents-1].ID, last)
 		}
@@ -180,7 +221,7 @@ func TestManyEventsAtOnce(t *testing.T) {
 	}
 	l.must(SetChannel{Header: l.header(), Channel: "stable", Ref: refOf("app@1")})
 	events := l.machine.State().Events()
-	if len(events) != MaxEvents || events[0].ERTS != "1.0005" || events[MaxEvents-1].ERTS != "1.0516" {
+	if len(events) != MaxEvents || events[0].ERTS != "1.0005" || events[MaxEvents-1].ERTS != fmt.Sprintf("1.%04d", MaxEvents+4) {
 		t.Fatalf("%d events, %+v to %+v", len(events), events[0], events[len(events)-1])
 	}
 	reread(t, l.machine.State())
@@ -230,7 +271,7 @@ func TestDigestLeavesOutTextsOfEvents(t *testing.T) {
 
 // States from before rollouts are read, are written as they were, and need no newer version.
 func TestOlderSnapshotsHaveNoRollouts(t *testing.T) {
-	for name, version := range map[string]int{"state.snapshot": firstVersion, "servers.snapshot": firstVersion, "options.snapshot": optionsVersion, "rollouts.snapshot": rolloutVersion, "signatures.snapshot": securityVersion} {
+	for name, version := range map[string]int{"state.snapshot": firstVersion, "servers.snapshot": firstVersion, "options.snapshot": optionsVersion, "rollouts.snapshot": rolloutVersion, "signatures.snapshot": securityVersion, "operators.snapshot": operatorsVersion} {
 		text, err := os.ReadFile(filepath.Join("testdata", name))
 		if err != nil {
 			t.Fatal(err)
@@ -285,9 +326,14 @@ func TestForRestoreOfRollouts(t *testing.T) {
 	now.must(RaiseVersion{Header: now.header(), Version: Version})
 	now.must(Init{Header: now.header(), ClusterID: "new"})
 	current := now.machine.State()
-	s := reread(t, backup.ForRestore(current, 0))
-	if !slices.Equal(s.Events(), current.Events()) {
-		t.Errorf("events of another cluster: %+v", s.Events())
+	h := now.by()
+	s := reread(t, backup.ForRestore(current, 0, h))
+	told := eboot.Event{
+		ID: fmt.Sprintf("r%d", s.Index()), Index: s.Index(), At: h.time(), Kind: eboot.EventSnapshotRestored, Generation: s.Generation(), By: operator, Request: h.RequestID,
+		Text: fmt.Sprintf("the state is that of a snapshot of generation %d: 0 whitelist entries, 4 bundles, 2 channels", backup.Generation()),
+	}
+	if !slices.Equal(s.Events(), append(current.Events(), told)) {
+		t.Errorf("events %+v, want those of the cluster and %+v", s.Events(), told)
 	}
 	paused, _ := s.Rollout("stable")
 	done, _ := s.Rollout("done")

@@ -44,6 +44,11 @@ func FuzzCommandDecode(f *testing.F) {
 			if r.Err != nil && r.Changed {
 				t.Fatalf("refused and changed: %+v", r)
 			}
+			if by := c.header().By; r.Changed && !by.IsZero() && s.Version() >= operatorsVersion {
+				if told := s.EventsAfter(before.index); len(told) == 0 || told[0].By != by {
+					t.Fatalf("%T of %s left %+v", c, by, told)
+				}
+			}
 			reread(t, s)
 		}
 	})
@@ -64,6 +69,11 @@ func FuzzRestore(f *testing.F) {
 			}
 			if again.Digest() != s.Digest() {
 				t.Fatal("the digest changed")
+			}
+			for _, token := range s.Tokens() {
+				if found, ok := s.Token(token.ID); !ok || found.Name != token.Name {
+					t.Fatalf("token %s is not found", token.ID)
+				}
 			}
 			m := New(s)
 			m.Apply(s.Index()+1, mustEncode(t, SetChannel{Header: Header{RequestID: "fuzz"}, Channel: "stable", Ref: refOf("otp@26.0")}))

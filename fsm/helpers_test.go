@@ -2,12 +2,14 @@ package fsm
 
 import (
 	"bytes"
+	"encoding/json"
 	"flag"
 	"fmt"
 	"net/netip"
 	"os"
 	"path/filepath"
 	"testing"
+	"time"
 
 	"eboot"
 )
@@ -87,6 +89,29 @@ func signedBy(b eboot.Bundle, keys ...byte) eboot.Bundle {
 	return b
 }
 
+// operator is somebody who asks.
+var operator = eboot.Actor{Name: "alice", Via: eboot.ViaCertificate, From: "10.0.0.7"}
+
+// by is header with somebody who asks.
+func (l *log) by() Header {
+	h := l.header()
+	h.By = operator
+	return h
+}
+
+// tokenOf is token n, which expires at a time in milliseconds; 0: never.
+func tokenOf(n byte, name string, role eboot.Role, expires int64) eboot.Token {
+	id, digest, err := eboot.ParseToken(eboot.FormatToken([8]byte{7: n}, [32]byte{31: n}))
+	if err != nil {
+		panic(err)
+	}
+	t := eboot.Token{ID: id, Name: name, Role: role, Digest: digest}
+	if expires != 0 {
+		t.ExpiresAt = time.UnixMilli(expires).UTC()
+	}
+	return t
+}
+
 func specOf(stages ...string) eboot.RolloutSpec {
 	s := eboot.RolloutSpec{MaxFailures: 2, DeadlineMS: 60_000, MinHealthyMS: 30_000}
 	for _, text := range stages {
@@ -152,9 +177,10 @@ func golden(t *testing.T, name string, got []byte) {
 // snapshotsAfter names the golden snapshot that is taken after an example: the
 // first has nothing of servers, as states before several servers were, the second
 // nothing of options of channels, the third nothing of rollouts and events, the fourth
-// nothing of signatures.
+// nothing of signatures, the fifth nothing of who asked and of tokens.
 var snapshotsAfter = map[string]string{
 	"remove_bundle": "state.snapshot", "raise_version": "servers.snapshot", "move_configured": "options.snapshot", "pause_rollout": "rollouts.snapshot", "sign_bundle": "signatures.snapshot",
+	"create_other_token": "operators.snapshot",
 }
 
 // example is one of each command.
@@ -168,6 +194,11 @@ func example() []struct {
 	expect := h(3)
 	generation := uint64(1)
 	expect.ExpectGeneration = &generation
+	by := func(n int) Header {
+		h := h(n)
+		h.By = operator
+		return h
+	}
 	return []struct {
 		name    string
 		command Command
@@ -203,6 +234,12 @@ func example() []struct {
 		{"raise_to_security", RaiseVersion{Header: h(27), Version: 4}},
 		{"add_signed_bundle", AddBundle{Header: h(28), Bundle: signedBy(bundleOf("otp", "28.0", "13.1.5", "four"), 9, 1)}},
 		{"sign_bundle", SignBundle{Header: h(29), Ref: refOf("otp@28.0"), ERTS: "13.1.5", Manifest: eboot.DigestOf([]byte("four")), Signatures: signaturesOf(5)}},
+		{"raise_to_operators", RaiseVersion{Header: h(30), Version: 5}},
+		{"allow_slaves_by", AllowSlaves{Header: by(31), Entries: []eboot.WhitelistEntry{entryOf("10.7.0.0/16", "stable", nil)}}},
+		{"create_token", CreateToken{Header: by(32), Token: tokenOf(1, "ci", eboot.RolePublisher, 1_800_000_000_000)}},
+		{"note", Note{Header: by(33), Kind: eboot.EventLeaderTransferred, Text: "the leader was told to let server-b lead", Server: "server-b"}},
+		{"revoke_token", RevokeToken{Header: by(34), ID: tokenOf(1, "ci", "", 0).ID}},
+		{"create_other_token", CreateToken{Header: by(35), Token: tokenOf(2, "ops", eboot.RoleAdmin, 0)}},
 	}
 }
 
@@ -210,3 +247,16 @@ func example() []struct {
 type later struct{ RaiseVersion }
 
 func (c later) Encode() ([]byte, error) { return encode(c.RaiseVersion) }
+
+// mustEncodeChange returns the JSON of a command without its envelope.
+func mustEncodeChange(t testing.TB, c Command) []byte {
+	t.Helper()
+	if l, ok := c.(later); ok {
+		c = l.RaiseVersion
+	}
+	change, err := json.Marshal(c)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return change
+}

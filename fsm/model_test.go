@@ -34,6 +34,8 @@ type model struct {
 	signed    map[[3]string]map[eboot.KeyID]eboot.Signature
 	quiet     bool // the latest command has no event, though it may have changed something
 	events    int
+	audited   int // of them those that say by which request
+	tokens    map[string]eboot.Token
 }
 
 func newModel() *model {
@@ -42,6 +44,7 @@ func newModel() *model {
 		options: map[string]eboot.ChannelOptions{},
 		holders: map[[3]string]map[string]bool{}, drained: map[string]bool{}, removed: map[string]bool{}, version: 1,
 		history: map[string][]eboot.ChannelMove{}, protected: map[[3]string]bool{}, signed: map[[3]string]map[eboot.KeyID]eboot.Signature{}, rollouts: map[string]eboot.Rollout{},
+		tokens: map[string]eboot.Token{},
 	}
 }
 
@@ -101,6 +104,9 @@ func (m *model) apply(c Command) (bool, error) {
 	}
 	if (changed || boots) && !m.quiet && m.version >= rolloutVersion {
 		m.events++
+		if m.version >= operatorsVersion {
+			m.audited++
+		}
 	}
 	return changed || boots, err
 }
@@ -162,7 +168,7 @@ func (m *model) change(c Command) (changed, boots bool, err error) {
 		if c.Channel != "" {
 			boots = m.move(c.Channel, c.Bundle.ERTS, c.Bundle.Ref())
 		}
-		m.quiet = ok && !boots && !signed
+		m.quiet = ok && !boots && !signed && c.By.IsZero()
 	case RemoveBundle:
 		found := m.versions(c.Ref, c.ERTS)
 		if len(found) == 0 {
@@ -260,6 +266,9 @@ func (m *model) change(c Command) (changed, boots bool, err error) {
 			return false, false, eboot.ErrConflict
 		}
 		changed = m.sign(key, c.Signatures)
+	case CreateToken, RevokeToken, Note:
+		changed, err = m.changeTokens(c)
+		return changed, false, err
 	default:
 		return m.changeRollouts(c)
 	}
@@ -325,11 +334,17 @@ func drawCommand(t *rapid.T, h Header) Command {
 		kindInit, kindAllowSlaves, kindAllowSlaves, kindDenySlaves, kindAddBundle, kindAddBundle, kindRemoveBundle, kindSetChannel,
 		kindHoldBundle, kindHoldBundle, kindSetDrained, kindRemoveServer, kindRaiseVersion, kindConfigure, kindConfigure, kindSetChannel, kindSetChannel,
 		kindStartRollout, kindObserveRollout, kindSteerRollout, kindProtectBundle, kindUndoChannel, kindSignBundle, kindSignBundle,
+		kindCreateToken, kindCreateToken, kindRevokeToken, kindNote,
 	}).Draw(t, "kind"))
 }
 
 func drawOf(t *rapid.T, h Header, k kind) Command {
+	if k.own() {
+		h.By = eboot.Actor{}
+	}
 	switch k {
+	case kindCreateToken, kindRevokeToken, kindNote:
+		return drawTokenCommand(t, h, k)
 	case kindStartRollout, kindObserveRollout, kindSteerRollout, kindProtectBundle, kindUndoChannel:
 		return drawRolloutCommand(t, h, k)
 	case kindInit:
@@ -364,7 +379,7 @@ func drawOf(t *rapid.T, h Header, k kind) Command {
 	case kindRemoveServer:
 		return RemoveServer{Header: h, Server: drawServer.Draw(t, "server")}
 	case kindRaiseVersion:
-		return later{RaiseVersion{Header: h, Version: rapid.IntRange(1, 4).Draw(t, "version")}}
+		return later{RaiseVersion{Header: h, Version: rapid.IntRange(1, 5).Draw(t, "version")}}
 	case kindConfigure:
 		c := ConfigureChannel{Header: h, Channel: drawChannel.Draw(t, "channel"), Options: drawOptions.Draw(t, "options")}
 		if rapid.Bool().Draw(t, "move") {
@@ -398,8 +413,9 @@ func checkModel(t *testing.T, prepared []Command, draw func(*rapid.T, Header) Co
 	rapid.Check(t, func(t *rapid.T) {
 		a, b, naive := New(nil), New(nil), newModel()
 		older := map[*State]eboot.Digest{}
+		step := rapid.SampledFrom([]int64{1, keptExpired / 2}).Draw(t, "milliseconds")
 		for i := range len(prepared) + rapid.IntRange(1, 30).Draw(t, "commands") {
-			h := Header{RequestID: fmt.Sprint("r", i), At: int64(i)}
+			h := Header{RequestID: fmt.Sprint("r", i), At: int64(i) * step, By: drawActor.Draw(t, "by")}
 			if rapid.IntRange(0, 4).Draw(t, "expect") == 0 {
 				g := naive.generation + uint64(rapid.IntRange(0, 1).Draw(t, "wrong"))
 				h.ExpectGeneration = &g
@@ -425,7 +441,9 @@ func checkModel(t *testing.T, prepared []Command, draw func(*rapid.T, Header) Co
 			}
 			compare(t, a.State(), naive)
 			compareRollouts(t, a.State(), naive)
+			compareTokens(t, a.State(), naive)
 			checkEvents(t, a.State(), naive.events > events)
+			checkAudit(t, a.State(), c.header(), got)
 			older[a.State()] = eboot.DigestOf(rewrite(t, a.State()))
 			if rapid.IntRange(0, 5).Draw(t, "snapshot") == 0 {
 				if err := b.Restore(bytes.NewReader(rewrite(t, b.State()))); err != nil {
@@ -519,6 +537,9 @@ func compare(t *rapid.T, s *State, m *model) {
 	}
 	if len(m.signed) > 0 {
 		minimum = securityVersion
+	}
+	if len(m.tokens) > 0 || m.audited > 0 {
+		minimum = operatorsVersion
 	}
 	if len(s.Channels()) != len(m.options) || s.MinimumVersion() != minimum {
 		t.Fatalf("%d channels, minimum version %d; model %d, %d", len(s.Channels()), s.MinimumVersion(), len(m.options), minimum)

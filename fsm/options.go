@@ -81,6 +81,10 @@ func (s *State) ChannelOptions(name string) eboot.ChannelOptions {
 // MinimumVersion is the cluster version that a program must know to read the state: a
 // cluster that is at a lower one must not be given it. See MinimumVersion of commands.
 func (s *State) MinimumVersion() int {
+	if len(s.tokens) > 0 || len(s.events) > earlierMaxEvents ||
+		slices.ContainsFunc(s.events, func(e eboot.Event) bool { return e.Request != "" || !e.By.IsZero() }) {
+		return operatorsVersion
+	}
 	if slices.ContainsFunc(s.bundles, func(b eboot.Bundle) bool { return len(b.Signatures) > 0 }) {
 		return securityVersion
 	}

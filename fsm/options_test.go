@@ -70,7 +70,7 @@ func TestOptionsSurviveMoves(t *testing.T) {
 	l.must(AddBundle{Header: l.header(), Bundle: bundleOf("otp", "2", "13.1", "two")})
 	l.must(SetChannel{Header: l.header(), Channel: "stable", Ref: refOf("otp@2")})
 	s := l.machine.State()
-	for name, s := range map[string]*State{"the state": s, "its snapshot": reread(t, s), "a restore of it": s.ForRestore(New(nil).State(), 0)} {
+	for name, s := range map[string]*State{"the state": s, "its snapshot": reread(t, s), "a restore of it": s.ForRestore(New(nil).State(), 0, Header{})} {
 		if got := s.ChannelOptions("stable"); got != want || s.MinimumVersion() != optionsVersion {
 			t.Errorf("%s: options %+v, needs version %d", name, got, s.MinimumVersion())
 		}

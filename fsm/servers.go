@@ -16,7 +16,7 @@ const (
 
 // Version is the highest cluster version that this program knows: the value that
 // it may propose with RaiseVersion.
-const Version = securityVersion
+const Version = operatorsVersion
 
 const (
 	firstVersion   = 1 // of a cluster that was never raised
@@ -24,7 +24,14 @@ const (
 	rolloutVersion = 3 // rollouts, events, protected bundles, live channels, undo
 	// securityVersion is that of signatures of bundles.
 	securityVersion = 4
+	// operatorsVersion is that of who asked for a change, in commands and events, of tokens,
+	// and of more events.
+	operatorsVersion = 5
 )
+
+// VersionActors is the cluster version from which on commands may say who asked: see
+// Header.For.
+const VersionActors = operatorsVersion
 
 // HoldBundle says that a server holds every blob of the bundles with these
 // manifests: it is added to their Holders. Manifests that no bundle has are left

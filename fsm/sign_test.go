@@ -11,7 +11,7 @@ import (
 
 func TestSignBundle(t *testing.T) {
 	l := newLog(t)
-	l.must(RaiseVersion{Header: l.header(), Version: Version})
+	l.must(RaiseVersion{Header: l.header(), Version: securityVersion})
 	one := bundleOf("otp", "1", "13.1", "one")
 	l.must(AddBundle{Header: l.header(), Bundle: one, Channel: "stable"})
 	sign := func(keys ...byte) SignBundle {
@@ -102,7 +102,7 @@ func TestSignaturesAreKept(t *testing.T) {
 	if newState(spoilt).Digest() == s.Digest() {
 		t.Error("another signature, the same digest")
 	}
-	restored, err := ReadState(bytes.NewReader(snapshotOf(t, reread(t, s).ForRestore(emptyState(), 0))))
+	restored, err := ReadState(bytes.NewReader(snapshotOf(t, reread(t, s).ForRestore(emptyState(), 0, Header{}))))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -50,6 +50,7 @@ type document struct {
 
 	Rollouts []*eboot.Rollout `json:"rollouts,omitempty"`
 	Events   []eboot.Event    `json:"events,omitempty"`
+	Tokens   []eboot.Token    `json:"tokens,omitempty"`
 }
 
 // Digest identifies the content of the state: equal on all servers that have
@@ -104,7 +105,7 @@ func (s *State) header(length int) []byte {
 func (s *State) encodeBody() ([]byte, error) {
 	text, err := json.Marshal(document{
 		Generation: s.generation, Name: s.name, Bundles: s.bundles, Channels: s.channels, Answers: s.answers,
-		Version: s.version, Drained: s.drained, Removed: s.removed, Rollouts: s.rollouts, Events: s.events,
+		Version: s.version, Drained: s.drained, Removed: s.removed, Rollouts: s.rollouts, Events: s.events, Tokens: s.tokens,
 	})
 	if err != nil {
 		return nil, err
@@ -190,19 +191,21 @@ func cutOff(err error) error {
 // current, through Raft's restore of a snapshot. Whitelist, bundles, channels and rollouts
 // are those of s; a rollout that went on by itself is paused, as what it saw may be long ago.
 // The cluster stays itself: its identity, its version, what is known of its servers,
-// its events, and the answers it has given. One that has no identity yet takes that
-// of s, and with it the servers that were removed. The bundles have no holders: who
+// its events, its tokens, and the answers it has given: a backup from before a token was revoked
+// does not bring it back. One that has no identity yet takes that
+// of s, and with it the servers that were removed and the tokens. h says when it is restored, by
+// whom and by which request, which an event tells as that of a command. The bundles have no holders: who
 // holds what today s cannot know, and each server says it anew (HoldBundle).
 // The index is greater than current's and than lastIndex, the last of Raft's log, so
 // that every change that follows has a greater one and a server that waits for it does not
 // take an entry of Raft's own for it; the generation is greater than both, so that no generation ever
 // means two things. Nothing may be applied between reading current and the restore:
 // cluster.Cluster.HoldWrites sees to it.
-func (s *State) ForRestore(current *State, lastIndex uint64) *State {
+func (s *State) ForRestore(current *State, lastIndex uint64, h Header) *State {
 	next := *s
 	next.index = max(current.index, lastIndex) + 1
 	next.generation = max(s.generation, current.generation) + 1
-	next.answers, next.events = current.answers, current.events
+	next.answers, next.events = current.answers, slices.Clip(current.events)
 	next.rollouts = slices.Clone(s.rollouts)
 	for i, r := range next.rollouts {
 		if r.Phase == eboot.RolloutRunning || r.Phase == eboot.RolloutWaiting {
@@ -217,7 +220,11 @@ func (s *State) ForRestore(current *State, lastIndex uint64) *State {
 		next.bundles[i].Holders = []string{}
 	}
 	if current.cluster != "" {
-		next.cluster, next.name, next.removed = current.cluster, current.name, current.removed
+		next.cluster, next.name, next.removed, next.tokens = current.cluster, current.name, current.removed, current.tokens
 	}
+	next.record(h, []eboot.Event{{
+		Kind: eboot.EventSnapshotRestored,
+		Text: fmt.Sprintf("the state is that of a snapshot of generation %d: %d whitelist entries, %d bundles, %d channels", s.generation, s.whitelist.Size(), len(s.bundles), len(s.channels)),
+	}})
 	return newState(next)
 }

@@ -50,7 +50,7 @@ func readBody(s *State, text []byte) error {
 	}
 	s.generation, s.name, s.bundles, s.channels, s.answers = d.Generation, d.Name, d.Bundles, d.Channels, d.Answers
 	s.version, s.drained, s.removed = d.Version, d.Drained, d.Removed
-	s.rollouts, s.events = d.Rollouts, d.Events
+	s.rollouts, s.events, s.tokens = d.Rollouts, d.Events, d.Tokens
 	for i := 1; i < len(s.bundles); i++ {
 		if compareBundles(s.bundles[i-1], s.bundles[i]) >= 0 {
 			return fmt.Errorf("bundles are not in order: %w", eboot.ErrInvalid)
@@ -79,6 +79,14 @@ func readBody(s *State, text []byte) error {
 	}
 	if len(s.events) > MaxEvents {
 		return fmt.Errorf("%d events, at most %d: %w", len(s.events), MaxEvents, eboot.ErrInvalid)
+	}
+	if len(s.tokens) > eboot.MaxTokens {
+		return fmt.Errorf("%d tokens, at most %d: %w", len(s.tokens), eboot.MaxTokens, eboot.ErrInvalid)
+	}
+	for i := 1; i < len(s.tokens); i++ {
+		if s.tokens[i-1].ID >= s.tokens[i].ID {
+			return fmt.Errorf("tokens are not in order: %w", eboot.ErrInvalid)
+		}
 	}
 	s.whitelist = b.whitelist()
 	if b.bad || len(b.rest) > 0 {

@@ -109,7 +109,7 @@ func TestForRestore(t *testing.T) {
 	now.must(SetDrained{Header: now.header(), Server: "server-b", Drained: true})
 	now.must(RemoveServer{Header: now.header(), Server: "server-a"})
 	current := now.machine.State()
-	if err := now.machine.Restore(bytes.NewReader(snapshotOf(t, backup.ForRestore(current, 0)))); err != nil {
+	if err := now.machine.Restore(bytes.NewReader(snapshotOf(t, backup.ForRestore(current, 0, Header{})))); err != nil {
 		t.Fatal(err)
 	}
 	s := now.machine.State()
@@ -130,7 +130,7 @@ func TestForRestore(t *testing.T) {
 	}
 
 	empty := New(nil)
-	if s := old.machine.State().ForRestore(empty.State(), 0); s.Cluster() != "old" || s.Generation() != 3 || s.Index() != 1 ||
+	if s := old.machine.State().ForRestore(empty.State(), 0, Header{}); s.Cluster() != "old" || s.Generation() != 3 || s.Index() != 1 ||
 		!s.Removed("old-removed") || s.Drained("old-server") || s.Version() != 1 {
 		t.Fatalf("into an empty cluster: generation %d index %d cluster %s", s.Generation(), s.Index(), s.Cluster())
 	}

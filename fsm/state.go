@@ -28,6 +28,7 @@ type State struct {
 	rollouts  []*eboot.Rollout                   // by channel, the latest of each
 	answers   []*answer                          // oldest first, at most rememberedRequests
 	events    []eboot.Event                      // oldest first, at most MaxEvents
+	tokens    []eboot.Token                      // by id, at most eboot.MaxTokens
 
 	version int      // of the cluster; 0: never raised
 	drained []string // ids of servers, sorted

@@ -39,7 +39,7 @@ func (a *Agent) FollowEvents(ctx context.Context) <-chan eboot.Event {
 		for {
 			changed := a.machine.Changed()
 			state := a.view.State()
-			for _, e := range eventsSince(state.Events(), since) {
+			for _, e := range state.EventsAfter(since) {
 				if !send(e) {
 					return
 				}
@@ -57,13 +57,4 @@ func (a *Agent) FollowEvents(ctx context.Context) <-chan eboot.Event {
 		}
 	}()
 	return out
-}
-
-// eventsSince returns the events of log entries after index.
-func eventsSince(events []eboot.Event, index uint64) []eboot.Event {
-	from := len(events)
-	for from > 0 && events[from-1].Index > index {
-		from--
-	}
-	return events[from:]
 }

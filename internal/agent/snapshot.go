@@ -63,7 +63,7 @@ func (a *Agent) RestoreHere(ctx context.Context, r io.Reader, force bool) (api.S
 			now.WhitelistSize(), len(now.Bundles()), eboot.ErrConflict)
 	}
 	var out bytes.Buffer
-	if _, err := restored.ForRestore(now, a.cluster.Status().LastIndex).WriteTo(&out); err != nil {
+	if _, err := restored.ForRestore(now, a.cluster.Status().LastIndex, a.ownHeader()).WriteTo(&out); err != nil {
 		return api.SnapshotInfo{}, err
 	}
 	// Once begun it is waited for: writes are held until it is decided.

@@ -1,0 +1,1 @@
+{"request_id":"00000000-0000-4000-8000-000000000035","at_ms":1700000000035,"by":{"name":"alice","via":"certificate","from":"10.0.0.7"},"change":{"token":{"id":"0000000000000002","name":"ops","role":"admin","digest":"119032b068d5853cd216fecf7849a9427b7a37cf48323a19c941c9f92c97f21f"}}}

@@ -1,0 +1,1 @@
+{"request_id":"00000000-0000-4000-8000-000000000032","at_ms":1700000000032,"by":{"name":"alice","via":"certificate","from":"10.0.0.7"},"change":{"token":{"id":"0000000000000001","name":"ci","role":"publisher","digest":"cb8f87543d8b2774556e0c3d86205108f1cdd44066cb28f6b4cafcff9da4eed3","expires_at":"2027-01-15T08:00:00Z"}}}

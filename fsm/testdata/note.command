@@ -1,0 +1,1 @@
+{"request_id":"00000000-0000-4000-8000-000000000033","at_ms":1700000000033,"by":{"name":"alice","via":"certificate","from":"10.0.0.7"},"change":{"kind":"leader.transferred","text":"the leader was told to let server-b lead","server":"server-b"}}
