@@ -73,3 +73,11 @@ func TestActor(t *testing.T) {
 		}
 	}
 }
+
+func TestCheckTokenID(t *testing.T) {
+	for id, ok := range map[string]bool{"0123456789abcdef": true, "": false, "0123456789abcde": false, "0123456789abcdef0": false, "0123456789ABCDEF": false, "0123456789abcde/": false} {
+		if err := eboot.CheckTokenID(id); (err == nil) != ok || err != nil && !errors.Is(err, eboot.ErrInvalid) {
+			t.Errorf("%q: %v", id, err)
+		}
+	}
+}

@@ -2,6 +2,7 @@ package fsm
 
 import (
 	"bytes"
+	"fmt"
 	"io"
 	"math/rand/v2"
 	"net/netip"
@@ -154,4 +155,70 @@ func TestReadersOfOldStates(t *testing.T) {
 	}
 	stop.Store(true)
 	readers.Wait()
+}
+
+// audited is a state with as many answers and events as there may be, and n tokens.
+func audited(b *testing.B, n int) *State {
+	l := raised(b)
+	for i := range n {
+		id, digest, err := eboot.ParseToken(eboot.FormatToken([8]byte{byte(i), byte(i >> 8)}, [32]byte{1}))
+		if err != nil {
+			b.Fatal(err)
+		}
+		l.must(CreateToken{Header: l.by(), Token: eboot.Token{ID: id, Name: fmt.Sprint("t", i), Role: eboot.RoleViewer, Digest: digest}})
+	}
+	for i := range rememberedRequests {
+		h := l.by()
+		h.RequestID = fmt.Sprintf("6f2c9c0e-3d0e-4f4b-9a53-%012d", i)
+		l.must(AllowSlaves{Header: h, Entries: []eboot.WhitelistEntry{entryOf("10.0.0.0/8", fmt.Sprint("channel", i%2), nil)}})
+	}
+	return l.machine.State()
+}
+
+// What the audit adds to a snapshot: "earlier" is as many events as there were before it.
+func BenchmarkSnapshotOfAudit(b *testing.B) {
+	s := audited(b, eboot.MaxTokens)
+	for name, events := range map[string]int{"earlier": earlierMaxEvents, "full": MaxEvents} {
+		fewer := *s
+		fewer.events = s.events[len(s.events)-events:]
+		if events == earlierMaxEvents {
+			fewer.tokens = nil
+		}
+		b.Run(name+"/write", func(b *testing.B) {
+			var size int64
+			for b.Loop() {
+				n, err := newState(fewer).WriteTo(io.Discard)
+				if err != nil {
+					b.Fatal(err)
+				}
+				size = n
+			}
+			b.ReportMetric(float64(size), "bytes")
+		})
+		b.Run(name+"/read", func(b *testing.B) {
+			text := snapshotOf(b, newState(fewer))
+			for b.Loop() {
+				if _, err := ReadState(bytes.NewReader(text)); err != nil {
+					b.Fatal(err)
+				}
+			}
+		})
+		b.Run(name+"/digest", func(b *testing.B) {
+			for b.Loop() {
+				newState(fewer).Digest()
+			}
+		})
+	}
+}
+
+// Each request of the API asks for its token.
+func BenchmarkToken(b *testing.B) {
+	s := audited(b, eboot.MaxTokens)
+	id := s.Tokens()[500].ID
+	b.ReportAllocs()
+	for b.Loop() {
+		if _, ok := s.Token(id); !ok {
+			b.Fatal("not found")
+		}
+	}
 }
