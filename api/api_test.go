@@ -130,7 +130,7 @@ func TestGuardRefusesForeignPages(t *testing.T) {
 			r.Header.Set("Origin", tc.origin)
 		}
 		w := httptest.NewRecorder()
-		s.handler.ServeHTTP(w, r)
+		s.handler(DoorInsecure).ServeHTTP(w, r)
 		if w.Code != tc.want {
 			t.Errorf("host %q, origin %q: status %d, want %d: %s", tc.host, tc.origin, w.Code, tc.want, w.Body)
 		}
@@ -139,7 +139,7 @@ func TestGuardRefusesForeignPages(t *testing.T) {
 		r := httptest.NewRequest("PATCH", path, nil)
 		r.Host = "localhost"
 		w := httptest.NewRecorder()
-		s.handler.ServeHTTP(w, r)
+		s.handler(DoorInsecure).ServeHTTP(w, r)
 		if !strings.Contains(w.Body.String(), `"code":"`+want+`"`) {
 			t.Errorf("PATCH %s: %d %s", path, w.Code, w.Body)
 		}

@@ -111,7 +111,7 @@ type Membership interface {
 	DrainServer(ctx context.Context, w Write, id string, drained bool) (WriteResult, error)
 	// TransferLeadership makes another server lead, to or (empty) any, and returns who
 	// leads then. eboot.ErrConflict: to cannot lead.
-	TransferLeadership(ctx context.Context, to string) (leader string, err error)
+	TransferLeadership(ctx context.Context, by eboot.Actor, to string) (leader string, err error)
 	// RemoveServer takes a server out for good; with replace, the one that waits at
 	// its address takes its place. eboot.ErrConflict: writes would not survive it.
 	RemoveServer(ctx context.Context, w Write, id string, replace bool) (WriteResult, error)
@@ -120,10 +120,10 @@ type Membership interface {
 // Snapshots carry the replicated state out and in. Blobs are not part of them.
 type Snapshots interface {
 	// SaveSnapshot writes the state as of now.
-	SaveSnapshot(ctx context.Context, w io.Writer) (SnapshotInfo, error)
+	SaveSnapshot(ctx context.Context, by eboot.Actor, w io.Writer) (SnapshotInfo, error)
 	// RestoreSnapshot replaces the state. eboot.ErrConflict: this cluster is in
 	// use and force is off. eboot.ErrInvalid, eboot.ErrDamaged: not a whole snapshot.
-	RestoreSnapshot(ctx context.Context, r io.Reader, force bool) (SnapshotInfo, error)
+	RestoreSnapshot(ctx context.Context, by eboot.Actor, r io.Reader, force bool) (SnapshotInfo, error)
 }
 
 // Backend is everything the API serves.
@@ -138,5 +138,6 @@ type Backend interface {
 	Events
 	Cluster
 	Membership
+	Tokens
 	Snapshots
 }

@@ -2,6 +2,7 @@ package api
 
 import (
 	"context"
+	"crypto/tls"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -27,9 +28,14 @@ const DefaultTimeout = 30 * time.Second
 
 // ClientOptions say where the servers are.
 type ClientOptions struct {
-	// Addresses: http://HOST:PORT or unix:///PATH of servers of one cluster, tried in
-	// order. Empty: DefaultAddress.
+	// Addresses: https://HOST:PORT, http://HOST:PORT or unix:///PATH of servers of one
+	// cluster, tried in order. Empty: DefaultAddress.
 	Addresses []string
+	// Token is shown with every request; empty: none.
+	Token string
+	// TLS returns the configuration for connections to a host, which says whose certificates
+	// are trusted and which one is shown. nil: this machine's authorities, none.
+	TLS func(host string) *tls.Config
 	// Timeout bounds every call but uploads, downloads and streams. Zero: DefaultTimeout.
 	Timeout time.Duration
 	// ExpectGeneration accompanies every write; nil: none.
@@ -72,7 +78,7 @@ func NewClient(o ClientOptions) (*Client, error) {
 		dial = dialPatienceOfSeveral
 	}
 	for _, a := range addresses {
-		e, err := newEndpoint(a, dial)
+		e, err := newEndpoint(a, dial, o)
 		if err != nil {
 			return nil, err
 		}

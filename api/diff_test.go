@@ -40,7 +40,7 @@ func (b *diffAnswers) DiffBundles(_ context.Context, from, to eboot.Ref, erts st
 
 func TestDiffBundlesCrossesTheWire(t *testing.T) {
 	backend := &diffAnswers{}
-	server := httptest.NewServer(NewServer(ServerOptions{Backend: backend, Metrics: http.NotFoundHandler(), Logger: hclog.NewNullLogger()}).handler)
+	server := httptest.NewServer(NewServer(ServerOptions{Backend: backend, Metrics: http.NotFoundHandler(), Logger: hclog.NewNullLogger()}).handler(DoorInsecure))
 	defer server.Close()
 	client, err := NewClient(ClientOptions{Addresses: []string{server.URL}})
 	if err != nil {

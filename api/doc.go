@@ -21,8 +21,14 @@
 // (boots --follow, events --follow, bundle verify) ends with the request's context. An OpenPublish
 // has one goroutine for its requests, which ends with Publish or Close.
 //
-// Caveat: the API has no authentication of its own yet. It is meant for a
-// loopback address or a Unix socket, which config enforces, and it refuses
-// requests whose Host or Origin header is not local, so that a web page in an
-// operator's browser cannot reach it by rebinding a name.
+// Who asks is known before anything is answered, but to a load balancer (routes.go, access.go). A
+// listener is a Door: over TLS one shows a token or a certificate; who could open the Unix socket is
+// an admin; where a trial has the API open, everybody is. Each route names the least role that may.
+// Who asked goes with each change into the replicated state, and so into the events. Strangers are
+// bounded: in connections (Limit), in what is read of them, and in what the log says of them.
+//
+// Caveat: whether a token is good is asked of the state that this server serves. One that is
+// cut off from the others takes a token that was revoked meanwhile, for reading; to write it needs a
+// leader. Where nothing need be shown, requests whose Host or Origin header is not local are refused,
+// so that a web page in an operator's browser cannot reach the API by rebinding a name.
 package api

@@ -2,6 +2,7 @@ package api
 
 import (
 	"context"
+	"crypto/tls"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -9,6 +10,7 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptrace"
+	"net/netip"
 	"net/url"
 	"sync/atomic"
 	"time"
@@ -28,12 +30,14 @@ const (
 
 // endpoint is one server, as a client reaches it.
 type endpoint struct {
-	name string // as the user wrote it
-	base string
-	http *http.Client
+	name  string // as the user wrote it
+	base  string
+	token string
+	http  *http.Client
 }
 
-func newEndpoint(address string, dial time.Duration) (endpoint, error) {
+// newEndpoint reads an address. A token is not sent in the clear to another machine.
+func newEndpoint(address string, dial time.Duration, o ClientOptions) (endpoint, error) {
 	u, err := url.Parse(address)
 	if err != nil {
 		return endpoint{}, fmt.Errorf("address %q: %v: %w", address, err, eboot.ErrInvalid)
@@ -44,17 +48,25 @@ func newEndpoint(address string, dial time.Duration) (endpoint, error) {
 		MaxIdleConnsPerHost: 4,
 		IdleConnTimeout:     30 * time.Second,
 	}
-	e := endpoint{name: address, http: &http.Client{Transport: transport}}
+	e := endpoint{name: address, token: o.Token, http: &http.Client{Transport: transport}}
+	plain := u.Host != "" && (u.Path == "" || u.Path == "/") && u.RawQuery == "" && u.User == nil
 	switch {
 	case u.Scheme == "unix" && u.Host == "" && u.Path != "":
 		transport.DialContext = func(ctx context.Context, _, _ string) (net.Conn, error) {
 			return dialer.DialContext(ctx, "unix", u.Path)
 		}
 		e.base = "http://" + socketHost
-	case u.Scheme == "http" && u.Host != "" && (u.Path == "" || u.Path == "/") && u.RawQuery == "":
+	case u.Scheme == "https" && plain:
+		e.base = "https://" + u.Host
+		if o.TLS != nil {
+			transport.TLSClientConfig = o.TLS(u.Hostname())
+		}
+	case u.Scheme == "http" && plain && o.Token != "" && !loopbackName(u.Hostname()):
+		return endpoint{}, fmt.Errorf("address %q: a token is a secret and does not travel without TLS: write https://: %w", address, eboot.ErrInvalid)
+	case u.Scheme == "http" && plain:
 		e.base = "http://" + u.Host
 	default:
-		return endpoint{}, fmt.Errorf("address %q: want http://HOST:PORT or unix:///PATH: %w", address, eboot.ErrInvalid)
+		return endpoint{}, fmt.Errorf("address %q: want https://HOST:PORT, http://HOST:PORT or unix:///PATH: %w", address, eboot.ErrInvalid)
 	}
 	return e, nil
 }
@@ -89,6 +101,9 @@ func (e endpoint) send(ctx context.Context, method, path string, query url.Value
 	for name, values := range header {
 		request.Header[name] = values
 	}
+	if e.token != "" {
+		request.Header.Set("Authorization", "Bearer "+e.token)
+	}
 	response, err := e.http.Do(request)
 	if err == nil {
 		return response, nil
@@ -100,6 +115,9 @@ func (e endpoint) send(ctx context.Context, method, path string, query url.Value
 	if cause := context.Cause(ctx); cause != nil {
 		err = cause
 	}
+	if refused := certificateRefused(err); refused != "" { // before any request was read
+		return nil, fmt.Errorf("server %s: %v; %s: %w", e.name, err, refused, eboot.ErrDenied)
+	}
 	switch {
 	case write && connected.Load():
 		return nil, fmt.Errorf("server %s: the request was sent and no answer came: %v: %w", e.name, err, eboot.ErrUnknownOutcome)
@@ -107,6 +125,26 @@ func (e endpoint) send(ctx context.Context, method, path string, query url.Value
 		return nil, fmt.Errorf("server %s: no answer in time: %w", e.name, eboot.ErrTimeout)
 	}
 	return nil, &unreachableError{server: e.name, cause: err}
+}
+
+// certificateRefused says what to do when one side has not accepted the certificate of the
+// other; empty: err is of another kind.
+func certificateRefused(err error) string {
+	var wrong *tls.CertificateVerificationError
+	var op *net.OpError
+	switch {
+	case errors.As(err, &wrong), errors.Is(err, eboot.ErrDenied):
+		return "is --ca-cert (EBOOT_CA_CERT) the authority of this cluster, the ca.pem of `eboot tls ca`?"
+	case errors.As(err, &op) && op.Op == "remote error": // an alert (crypto/tls, Conn.readRecord)
+		return "it does not accept the certificate of --client-cert (EBOOT_CLIENT_CERT)"
+	}
+	return ""
+}
+
+// loopbackName reports whether a host is this machine in any case.
+func loopbackName(host string) bool {
+	a, err := netip.ParseAddr(host)
+	return host == "localhost" || err == nil && a.IsLoopback()
 }
 
 // begin sends a call and returns when the answer begins, which it must within wait;

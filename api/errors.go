@@ -79,7 +79,7 @@ func restore(detail ErrorDetail, status int) error {
 		}
 	}
 	if detail.Message == "" {
-		detail.Message = fmt.Sprintf("the server answered HTTP status %d without an explanation; is this an eboot API address?", status)
+		detail.Message = fmt.Sprintf("the server answered HTTP status %d without an explanation; is this an eboot API address, and does it want https://?", status)
 	}
 	return &remoteError{message: detail.Message}
 }

@@ -66,7 +66,7 @@ func run(t *testing.T, b *fewAnswers, beat time.Duration) (base string, stop fun
 	s.heartbeat = beat
 	ctx, cancel := context.WithCancel(context.Background())
 	ended := make(chan error, 1)
-	go func() { ended <- s.Serve(ctx, ln) }()
+	go func() { ended <- s.Serve(ctx, ln, DoorInsecure) }()
 	stopped := false
 	stop = func() {
 		cancel()

@@ -364,6 +364,11 @@ func (s *Server) commitPublish(w http.ResponseWriter, r *http.Request) error {
 	if err := readJSON(r, &body); err != nil {
 		return err
 	}
+	if body.Channel != "" {
+		if err := permit(r, eboot.RoleOperator, "publish with a channel"); err != nil {
+			return err
+		}
+	}
 	result, err := s.backend.CommitPublish(r.Context(), r.PathValue("publish"), write, body)
 	if err != nil {
 		return err
@@ -382,7 +387,7 @@ func (s *Server) abortPublish(w http.ResponseWriter, r *http.Request) error {
 // byte, so a client sees when it was cut off.
 func (s *Server) saveSnapshot(w http.ResponseWriter, r *http.Request) error {
 	var out bytes.Buffer
-	info, err := s.backend.SaveSnapshot(r.Context(), &out)
+	info, err := s.backend.SaveSnapshot(r.Context(), caller(r).Actor, &out)
 	if err != nil {
 		return err
 	}
@@ -405,7 +410,7 @@ func (s *Server) restoreSnapshot(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	info, err := s.backend.RestoreSnapshot(r.Context(), http.MaxBytesReader(w, r.Body, maxSnapshotBody), force)
+	info, err := s.backend.RestoreSnapshot(r.Context(), caller(r).Actor, http.MaxBytesReader(w, r.Body, maxSnapshotBody), force)
 	if err != nil {
 		var tooLarge *http.MaxBytesError
 		if errors.As(err, &tooLarge) {

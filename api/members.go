@@ -84,7 +84,7 @@ func (s *Server) transferLeadership(w http.ResponseWriter, r *http.Request) erro
 			return err
 		}
 	}
-	leader, err := s.backend.TransferLeadership(r.Context(), body.To)
+	leader, err := s.backend.TransferLeadership(r.Context(), caller(r).Actor, body.To)
 	if err != nil {
 		return err
 	}

@@ -70,7 +70,7 @@ func (b *fewAnswers) FollowBoots(ctx context.Context) <-chan eboot.Boot {
 	return boots
 }
 
-func (b *fewAnswers) SaveSnapshot(_ context.Context, w io.Writer) (SnapshotInfo, error) {
+func (b *fewAnswers) SaveSnapshot(_ context.Context, _ eboot.Actor, w io.Writer) (SnapshotInfo, error) {
 	_, err := io.WriteString(w, "state")
 	return SnapshotInfo{Generation: 5}, err
 }
@@ -93,7 +93,7 @@ func (b *fewAnswers) DrainServer(_ context.Context, w Write, id string, drained 
 	return WriteResult{Generation: 3, Changed: true}, nil
 }
 
-func (b *fewAnswers) TransferLeadership(_ context.Context, to string) (string, error) {
+func (b *fewAnswers) TransferLeadership(_ context.Context, _ eboot.Actor, to string) (string, error) {
 	b.done = append(b.done, "transfer "+to)
 	return "b2", nil
 }
@@ -106,7 +106,7 @@ func (b *fewAnswers) RemoveServer(_ context.Context, w Write, id string, replace
 func serve(t *testing.T, b *fewAnswers, o ClientOptions) *Client {
 	t.Helper()
 	s := NewServer(ServerOptions{Logger: hclog.NewNullLogger(), Metrics: http.NotFoundHandler(), Live: func() error { return nil }, Backend: b})
-	server := httptest.NewServer(s.handler)
+	server := httptest.NewServer(s.handler(DoorInsecure))
 	t.Cleanup(server.Close)
 	o.Addresses = []string{server.URL}
 	c, err := NewClient(o)

@@ -261,7 +261,7 @@ func TestClientStaysWhereItWasAnswered(t *testing.T) {
 func TestClientStreamsMoveOn(t *testing.T) {
 	dead, _ := group(t, [][]string{{"refuses"}, {"unavailable"}})
 	boots := NewServer(ServerOptions{Logger: hclog.NewNullLogger(), Metrics: http.NotFoundHandler(), Live: func() error { return nil }, Backend: &fewAnswers{}})
-	server := httptest.NewServer(boots.handler)
+	server := httptest.NewServer(boots.handler(DoorInsecure))
 	defer server.Close()
 	c, err := NewClient(ClientOptions{Addresses: append(dead, server.URL)})
 	if err != nil {

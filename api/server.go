@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/hashicorp/go-hclog"
+	"golang.org/x/time/rate"
 
 	"eboot"
 )
@@ -37,6 +38,7 @@ const (
 // ServerOptions are what a Server needs.
 type ServerOptions struct {
 	Backend Backend
+	Keeper  Gatekeeper
 	Metrics http.Handler // answers /metrics
 	Logger  hclog.Logger
 	// Live answers /livez: nil means alive. An error is a server that must be restarted.
@@ -45,78 +47,35 @@ type ServerOptions struct {
 
 // Server is the admin API of one server. Active: NewServer starts nothing.
 type Server struct {
+	options   ServerOptions
 	backend   Backend
 	logger    hclog.Logger
-	handler   http.Handler
+	refused   *refused
 	heartbeat time.Duration // of streams
 }
 
 // NewServer returns a server that does nothing until Serve.
 func NewServer(o ServerOptions) *Server {
-	s := &Server{backend: o.Backend, logger: o.Logger, heartbeat: heartbeat}
-	mux := http.NewServeMux()
-	mux.Handle("GET /metrics", o.Metrics)
-	mux.HandleFunc("GET /livez", s.handle(func(w http.ResponseWriter, _ *http.Request) error {
-		if err := o.Live(); err != nil {
-			return fmt.Errorf("%w: %w", eboot.ErrUnavailable, err)
-		}
-		return writeJSON(w, http.StatusOK, map[string]string{"status": "alive"})
-	}))
-	for pattern, h := range map[string]handlerFunc{
-		"GET /readyz":                               s.ready,
-		"GET /v1/cluster":                           s.status,
-		"GET /v1/cluster/ready":                     s.ready,
-		"POST /v1/cluster/init":                     s.initCluster,
-		"POST /v1/cluster/transfer":                 s.transferLeadership,
-		"GET /v1/cluster/members":                   s.members,
-		"DELETE /v1/cluster/members/{server}":       s.removeServer,
-		"PUT /v1/cluster/members/{server}/drained":  s.drainServer,
-		"GET /v1/whitelist":                         s.whitelist,
-		"POST /v1/whitelist":                        s.allow,
-		"POST /v1/whitelist/deny":                   s.deny,
-		"GET /v1/slaves":                            s.slaves,
-		"GET /v1/slaves/{slave}/check":              s.check,
-		"GET /v1/slaves/{slave}/explain":            s.explain,
-		"GET /v1/channels":                          s.channels,
-		"GET /v1/channels/{channel}":                s.channel,
-		"PUT /v1/channels/{channel}":                s.setChannel,
-		"POST /v1/channels/{channel}/undo":          s.undoChannel,
-		"GET /v1/channels/{channel}/rollout":        s.rollout,
-		"POST /v1/channels/{channel}/rollout":       s.startRollout,
-		"POST /v1/channels/{channel}/rollout/plan":  s.planRollout,
-		"POST /v1/channels/{channel}/rollout/steer": s.steerRollout,
-		"GET /v1/rollouts":                          s.rollouts,
-		"GET /v1/bundles":                           s.bundles,
-		"GET /v1/bundles/{bundle}":                  s.bundle,
-		"GET /v1/bundles/{bundle}/boot":             s.bootScript,
-		"GET /v1/bundles/{bundle}/diff/{other}":     s.diffBundles,
-		"GET /v1/bundles/{bundle}/manifest":         s.manifest,
-		"PUT /v1/bundles/{bundle}/protected":        changeBundle(s.protectBundle),
-		"POST /v1/bundles/{bundle}/signatures":      changeBundle(s.signBundle),
-		"DELETE /v1/bundles/{bundle}":               s.removeBundle,
-		"POST /v1/bundles/{bundle}/verify":          s.verifyBundle,
-		"POST /v1/publishes":                        s.openPublish,
-		"PUT /v1/publishes/{publish}/blobs":         s.putBlobs,
-		"PUT /v1/publishes/{publish}/manifest":      s.describePublish,
-		"POST /v1/publishes/{publish}/commit":       s.commitPublish,
-		"DELETE /v1/publishes/{publish}":            s.abortPublish,
-		"GET /v1/boots":                             s.boots,
-		"GET /v1/boots/follow":                      s.followBoots,
-		"GET /v1/events":                            s.events,
-		"GET /v1/events/follow":                     s.followEvents,
-		"GET /v1/snapshot":                          s.saveSnapshot,
-		"POST /v1/snapshot":                         s.restoreSnapshot,
-	} {
-		mux.HandleFunc(pattern, s.handle(h))
+	return &Server{
+		options: o, backend: o.Backend, logger: o.Logger, heartbeat: heartbeat,
+		refused: &refused{seldom: rate.Sometimes{First: refusalsLogged, Interval: refusalsPause}},
 	}
-	s.handler = s.guard(mux)
-	return s
 }
 
-// Serve answers on ln until ctx ends, then waits at most five seconds for
-// requests under way and cuts the rest off. It closes ln.
-func (s *Server) Serve(ctx context.Context, ln net.Listener) error {
-	return Serve(ctx, ln, s.handler, 5*time.Second, s.logger)
+// Serve answers on ln, which is one door, until ctx ends, then waits at most five seconds
+// for requests under way and cuts the rest off. It closes ln.
+func (s *Server) Serve(ctx context.Context, ln net.Listener, door Door) error {
+	return Serve(ctx, ln, s.handler(door), 5*time.Second, s.logger)
+}
+
+// handler answers requests that come through a door.
+func (s *Server) handler(door Door) http.Handler {
+	a := access{keeper: s.options.Keeper, door: door, refused: s.refused}
+	mux := http.NewServeMux()
+	for _, route := range s.routes() {
+		mux.HandleFunc(route.pattern, s.handle(a, route))
+	}
+	return s.guard(a, mux)
 }
 
 // Serve has handler answer on ln until ctx ends, then waits for requests under way and
@@ -190,11 +149,12 @@ func streamContext(r *http.Request) (context.Context, context.CancelFunc) {
 	}
 }
 
-// guard refuses requests that a browser was talked into sending: the API is
-// for operators, and a loopback address alone does not keep web pages out.
-func (s *Server) guard(next http.Handler) http.Handler {
+// guard refuses requests that a browser was talked into sending: where nothing need be shown,
+// a loopback address alone does not keep web pages out. Whoever comes through another door
+// is known before it hears what there is.
+func (s *Server) guard(a access, mux *http.ServeMux) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if !localName(r.Host) {
+		if a.door != DoorTLS && !localName(r.Host) {
 			s.fail(w, r, fmt.Errorf("host %q: address the API by IP address or as localhost: %w", r.Host, eboot.ErrDenied))
 			return
 		}
@@ -205,7 +165,13 @@ func (s *Server) guard(next http.Handler) http.Handler {
 				return
 			}
 		}
-		next.ServeHTTP(&fallbackWriter{ResponseWriter: w, server: s, request: r}, r)
+		if _, pattern := mux.Handler(r); pattern == "" {
+			if _, err := a.let(r, eboot.RoleViewer); err != nil {
+				s.turnedAway(w, r, err)
+				return
+			}
+		}
+		mux.ServeHTTP(&fallbackWriter{ResponseWriter: w, server: s, request: r}, r)
 	})
 }
 
@@ -256,10 +222,21 @@ func (f *fallbackWriter) Unwrap() http.ResponseWriter { return f.ResponseWriter 
 
 type handlerFunc func(http.ResponseWriter, *http.Request) error
 
-// handle writes the error that h returns, and logs it.
-func (s *Server) handle(h handlerFunc) http.HandlerFunc {
+// handle answers a route for those that may, writes the error that its handler returns, and logs it.
+func (s *Server) handle(a access, route route) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
-		if err := h(w, r); err != nil {
+		if route.role != "" {
+			known, err := a.let(r, route.role)
+			if err != nil {
+				s.turnedAway(w, r, err)
+				return
+			}
+			r = known
+			if r.Method != http.MethodGet {
+				s.logger.Info("request", "by", caller(r).Actor, "method", r.Method, "path", r.URL.EscapedPath(), "request_id", r.Header.Get(headerRequestID))
+			}
+		}
+		if err := route.handler(w, r); err != nil {
 			s.fail(w, r, err)
 		}
 	}
@@ -317,7 +294,7 @@ func readJSON(r *http.Request, v any) error {
 }
 
 func readWrite(r *http.Request) (Write, error) {
-	w := Write{RequestID: r.Header.Get(headerRequestID)}
+	w := Write{RequestID: r.Header.Get(headerRequestID), By: caller(r).Actor}
 	if w.RequestID == "" || len(w.RequestID) > 64 {
 		return w, fmt.Errorf("header %s: want a unique id of up to 64 characters, so that the write can be repeated safely: %w", headerRequestID, eboot.ErrInvalid)
 	}
@@ -353,9 +330,32 @@ func (s *Server) status(w http.ResponseWriter, _ *http.Request) error {
 
 func (s *Server) ready(w http.ResponseWriter, _ *http.Request) error {
 	readiness := s.backend.Readiness()
-	status := http.StatusOK
-	if !readiness.Ready {
-		status = http.StatusServiceUnavailable
+	return writeJSON(w, readyStatus(readiness), readiness)
+}
+
+func readyStatus(r eboot.Readiness) int {
+	if r.Ready {
+		return http.StatusOK
 	}
-	return writeJSON(w, status, readiness)
+	return http.StatusServiceUnavailable
+}
+
+// readyz says whether, and not why not: anybody may ask.
+func (s *Server) readyz(w http.ResponseWriter, _ *http.Request) error {
+	readiness := s.backend.Readiness()
+	return writeJSON(w, readyStatus(readiness), map[string]bool{"ready": readiness.Ready})
+}
+
+// livez says whether, and not why not.
+func (s *Server) livez(w http.ResponseWriter, _ *http.Request) error {
+	if err := s.options.Live(); err != nil {
+		s.logger.Debug("not alive", "error", err)
+		return fmt.Errorf("this server must be restarted; its log says why: %w", eboot.ErrUnavailable)
+	}
+	return writeJSON(w, http.StatusOK, map[string]string{"status": "alive"})
+}
+
+func (s *Server) metrics(w http.ResponseWriter, r *http.Request) error {
+	s.options.Metrics.ServeHTTP(w, r)
+	return nil
 }

@@ -40,7 +40,7 @@ func (b *signAnswers) Manifest(_ context.Context, _ eboot.Ref, erts string) ([]b
 
 func TestSignaturesCrossTheWire(t *testing.T) {
 	backend := &signAnswers{manifest: []byte("a manifest")}
-	server := httptest.NewServer(NewServer(ServerOptions{Backend: backend, Metrics: http.NotFoundHandler(), Logger: hclog.NewNullLogger()}).handler)
+	server := httptest.NewServer(NewServer(ServerOptions{Backend: backend, Metrics: http.NotFoundHandler(), Logger: hclog.NewNullLogger()}).handler(DoorInsecure))
 	defer server.Close()
 	client, err := NewClient(ClientOptions{Addresses: []string{server.URL}})
 	if err != nil {

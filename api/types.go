@@ -10,7 +10,8 @@ import (
 // write with the same id changes nothing and returns what the first returned.
 type Write struct {
 	RequestID        string
-	ExpectGeneration *uint64 // nil: whatever the generation is
+	ExpectGeneration *uint64     // nil: whatever the generation is
+	By               eboot.Actor `json:",omitzero"`
 }
 
 // WriteResult is the answer to a change.

@@ -62,7 +62,7 @@ func (c Config) problems() []problem {
 		l.when(true, "cluster.name", "want 1 to 64 letters, digits and . _ + ~ -, beginning with a letter or digit; not %q", abbreviate(c.Cluster.Name))
 	}
 	c.Boot.problems(&l)
-	c.API.problems(&l)
+	c.apiProblems(&l)
 	c.clusterProblems(&l)
 	l.when(c.Publish.Wait < 0 || c.Publish.Wait > maxWait, "publish.wait", "want 0s to %s, not %s", maxWait, c.Publish.Wait)
 	c.Trust.problems(&l)
@@ -112,10 +112,18 @@ func (b Boot) problems(l *problemList) {
 		"want 1 to boot.limits.connections (%d), not %d", b.Limits.Connections, b.Limits.ConnectionsPerAddress)
 }
 
-func (a API) problems(l *problemList) {
-	l.when(!a.Bind.IsValid() && a.Socket == "", "api.bind", "want an address, or a socket in api.socket: operators must reach the server")
-	l.when(a.Bind.IsValid() && !a.Bind.Addr().Unmap().IsLoopback(), "api.bind",
-		"%s: without TLS the API listens on a loopback address such as 127.0.0.1, or on a Unix socket (api.socket)", a.Bind)
+func (c Config) apiProblems(l *problemList) {
+	a := c.API
+	l.when(!c.OpensTCP() && a.Socket == "", "api.socket", "want a socket: without certificates (tls.ca, tls.cert, tls.key) the API is on no TCP port, and operators must reach the server")
+	l.when(a.Insecure && c.TLS.Set(), "api.insecure", "has no effect with certificates (tls.ca, tls.cert, tls.key)")
+	l.when(a.Insecure && !a.Bind.IsValid(), "api.insecure", "has no effect without an address in api.bind")
+	open := a.Bind.IsValid() && !c.TLS.Set()
+	switch {
+	case open && !a.Bind.Addr().Unmap().IsLoopback():
+		l.when(true, "api.bind", "%s: on a network the API wants certificates (tls.ca, tls.cert, tls.key); without, it is on the Unix socket (api.socket)", a.Bind)
+	case open && !a.Insecure:
+		l.when(a.Bind != defaultAPI(), "api.bind", "%s: without certificates (tls.ca, tls.cert, tls.key) the API is on the Unix socket (api.socket) only; for a trial, api.insecure: true opens this address to everybody on this machine", a.Bind)
+	}
 	l.when(a.Socket != "" && !cleanAbsolute(a.Socket), "api.socket", "want an absolute path without . and .., not %q", abbreviate(a.Socket))
 	l.when(len(a.Socket) > maxSocketPath, "api.socket", "longer than the %d bytes of a Unix socket's path", maxSocketPath)
 }

@@ -32,6 +32,10 @@ func (c Config) Clustered() bool {
 	return c.Cluster.Expect != 1 || len(c.Gossip.Seeds) > 0 || c.TLS.Insecure || c.TLS.Set()
 }
 
+// OpensTCP reports whether the API listens on API.Bind: with certificates, or where it was said
+// that it may without. The default address is passed over otherwise.
+func (c Config) OpensTCP() bool { return c.API.Bind.IsValid() && (c.TLS.Set() || c.API.Insecure) }
+
 // Set reports whether there are certificates.
 func (t TLS) Set() bool { return t.CA != "" || t.Cert != "" || t.Key != "" }
 
@@ -40,6 +44,9 @@ func (c Config) Warnings() []string {
 	var w []string
 	if c.Clustered() && c.TLS.Insecure {
 		w = append(w, "tls.insecure: the servers use no certificates: "+exposed)
+	}
+	if c.API.Insecure {
+		w = append(w, fmt.Sprintf("api.insecure: everybody who reaches %s, which is every user of this machine, is an admin", c.API.Bind))
 	}
 	if c.Cluster.Expect == 2 {
 		w = append(w, "cluster.expect is 2: when either server is lost nothing can be written until it is back, though slaves go on booting; a third server changes that")
@@ -68,8 +75,8 @@ func (c Config) clusterProblems(l *problemList) {
 	portProblems(l, "peer", c.Peer.Bind, c.Peer.Advertise)
 	portProblems(l, "gossip", c.Gossip.Bind, c.Gossip.Advertise)
 	l.when(overlap(c.Gossip.Bind, c.Peer.Bind), "gossip.bind", "%s: peer.bind (%s) has this port already", c.Gossip.Bind, c.Peer.Bind)
-	l.when(c.Clustered() && overlap(c.API.Bind, c.Peer.Bind), "peer.bind", "%s: api.bind (%s) has this port already", c.Peer.Bind, c.API.Bind)
-	l.when(c.Clustered() && overlap(c.API.Bind, c.Gossip.Bind), "gossip.bind", "%s: api.bind (%s) has this port already", c.Gossip.Bind, c.API.Bind)
+	l.when(c.Clustered() && c.OpensTCP() && overlap(c.API.Bind, c.Peer.Bind), "peer.bind", "%s: api.bind (%s) has this port already", c.Peer.Bind, c.API.Bind)
+	l.when(c.Clustered() && c.OpensTCP() && overlap(c.API.Bind, c.Gossip.Bind), "gossip.bind", "%s: api.bind (%s) has this port already", c.Gossip.Bind, c.API.Bind)
 
 	for _, f := range []struct{ key, path string }{{"tls.ca", c.TLS.CA}, {"tls.cert", c.TLS.Cert}, {"tls.key", c.TLS.Key}} {
 		l.when(f.path == "" && c.TLS.Set(), f.key, "is missing: %s", together)

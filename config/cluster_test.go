@@ -77,8 +77,8 @@ func TestCheckCluster(t *testing.T) {
 		{"gossip nowhere", three, func(c *Config) { c.Gossip.Bind = netip.AddrPort{} }, "gossip.bind: want ADDRESS:PORT"},
 		{"gossip by multicast", three, func(c *Config) { c.Gossip.Bind = port("224.0.0.1:1") }, "gossip.bind: want ADDRESS:PORT"},
 		{"one port for both", three, func(c *Config) { c.Gossip.Bind = port("10.0.0.1:4381") }, "gossip.bind: 10.0.0.1:4381: peer.bind"},
-		{"port of the API", three, func(c *Config) { c.Peer.Bind = port("0.0.0.0:4380") }, "peer.bind: 0.0.0.0:4380: api.bind"},
-		{"gossip at the port of the API", three, func(c *Config) { c.Gossip.Bind = port("127.0.0.1:4380") }, "gossip.bind: 127.0.0.1:4380: api.bind"},
+		{"port of the API", three, func(c *Config) { c.Peer.Bind, c.API.Insecure = port("0.0.0.0:4380"), true }, "peer.bind: 0.0.0.0:4380: api.bind"},
+		{"gossip at the port of the API", three, func(c *Config) { c.Gossip.Bind, c.API.Insecure = port("127.0.0.1:4380"), true }, "gossip.bind: 127.0.0.1:4380: api.bind"},
 		{"relative key_file", three, func(c *Config) { c.Gossip.KeyFile = "key" }, "gossip.key_file: want an absolute path"},
 
 		{"expect without insecure", three, func(c *Config) { c.TLS.Insecure = false }, "cluster.expect: 3: several servers want certificates (tls.ca, tls.cert, tls.key; `eboot tls` makes them), or tls.insecure: true"},

@@ -65,8 +65,16 @@ type BootLimits struct {
 
 // API is where operators reach the server.
 type API struct {
-	Bind   netip.AddrPort `yaml:"bind"`   // zero: no TCP listener
-	Socket string         `yaml:"socket"` // absolute path of a Unix socket; empty: none
+	Bind     netip.AddrPort `yaml:"bind"`     // zero: no TCP listener; see OpensTCP
+	Socket   string         `yaml:"socket"`   // absolute path of a Unix socket; empty: none
+	Insecure bool           `yaml:"insecure"` // TCP on loopback without TLS, where everybody is an admin
+}
+
+// DefaultSocket is where operators on the server's own machine find it.
+const DefaultSocket = "/run/eboot/api.sock"
+
+func defaultAPI() netip.AddrPort {
+	return netip.AddrPortFrom(netip.AddrFrom4([4]byte{127, 0, 0, 1}), 4380)
 }
 
 // Peer is where other servers reach this one.
@@ -136,7 +144,7 @@ func Default() Config {
 			Roots:    []string{"/usr/lib/erlang", "/usr/local/lib/erlang", "/opt/erlang"},
 			Limits:   BootLimits{ConnectionsPerAddress: 1024, Connections: 8192},
 		},
-		API:       API{Bind: netip.AddrPortFrom(netip.AddrFrom4([4]byte{127, 0, 0, 1}), 4380)},
+		API:       API{Bind: defaultAPI(), Socket: DefaultSocket},
 		Peer:      Peer{Bind: netip.AddrPortFrom(anyAddress, 4381)},
 		Gossip:    Gossip{Bind: netip.AddrPortFrom(anyAddress, 4382), Seeds: []string{}},
 		Publish:   Publish{Wait: 30 * time.Second},

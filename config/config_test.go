@@ -34,14 +34,24 @@ func TestDefaultIsValid(t *testing.T) {
 	}
 }
 
-// The sample is the manual: it shows every key, with its default.
-func TestSampleIsDefault(t *testing.T) {
+// The sample is the manual: it shows every key, with its default, but for those of three servers
+// that know each other by certificates, which nobody should do without.
+func TestSampleIsDefaultAndSecure(t *testing.T) {
 	got, err := Load(sample, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if diff := cmp.Diff(Default(), got, compare, compareAddr); diff != "" {
-		t.Errorf("-Default +sample:\n%s", diff)
+	secure := Default()
+	secure.Cluster.Name, secure.Cluster.Expect = "prod", 3
+	secure.API.Bind = netip.MustParseAddrPort("0.0.0.0:4380")
+	secure.Gossip.Seeds = []string{"boot1.example:4382", "boot2.example:4382", "boot3.example:4382"}
+	secure.Gossip.KeyFile = "/etc/eboot/gossip.key"
+	secure.TLS = TLS{CA: "/etc/eboot/ca.pem", Cert: "/etc/eboot/server.pem", Key: "/etc/eboot/server-key.pem"}
+	if diff := cmp.Diff(secure, got, compare, compareAddr); diff != "" {
+		t.Errorf("-wanted +sample:\n%s", diff)
+	}
+	if w := got.Warnings(); len(w) > 0 {
+		t.Errorf("the sample is warned about: %q", w)
 	}
 
 	content, err := os.ReadFile(sample)
@@ -83,6 +93,7 @@ boot:
 api:
   bind: "[::1]:0"
   socket: '/run/eboot.sock'
+  insecure: true
 log: {format: json, level: debug}
 `)
 	got, err := Load(name, []string{"PATH=/bin", "EBOOT_ADDRESS=x", "EBOOT_TOKEN=x", "EBOOT_REQUIRE_ERL=1", "EBOOT_TEST_ANY=1",
@@ -96,7 +107,7 @@ log: {format: json, level: debug}
 	wanted.Boot.TCPPorts = PortRange{}
 	wanted.Boot.Priority = Priority{Mode: PriorityOrdered, Order: []string{"a", "b"}, Pace: 5 * time.Millisecond}
 	wanted.Boot.Roots = []string{"/opt/erlang"}
-	wanted.API = API{Bind: netip.MustParseAddrPort("[::1]:0"), Socket: "/run/eboot.sock"}
+	wanted.API = API{Bind: netip.MustParseAddrPort("[::1]:0"), Socket: "/run/eboot.sock", Insecure: true}
 	wanted.Log = Log{Level: "debug", Format: LogJSON}
 	if diff := cmp.Diff(wanted, got, compare, compareAddr); diff != "" {
 		t.Errorf("-want +got:\n%s", diff)
@@ -225,6 +236,7 @@ func TestLoadUnreadable(t *testing.T) {
 
 func TestCheck(t *testing.T) {
 	addr := netip.MustParseAddr
+	certificates := TLS{CA: "/ca", Cert: "/c", Key: "/k"}
 	for _, c := range []struct {
 		name   string
 		change func(*Config)
@@ -232,7 +244,11 @@ func TestCheck(t *testing.T) {
 	}{
 		{"any port", func(c *Config) { c.Boot.TCPPorts = PortRange{} }, ""},
 		{"socket only", func(c *Config) { c.API = API{Socket: "/s"} }, ""},
-		{"loopback six", func(c *Config) { c.API.Bind = netip.MustParseAddrPort("[::1]:80") }, ""},
+		{"loopback six", func(c *Config) { c.API.Bind, c.API.Insecure = netip.MustParseAddrPort("[::1]:80"), true }, ""},
+		{"api on a network, with certificates", func(c *Config) {
+			c.API.Bind, c.TLS, c.Gossip.KeyFile = netip.MustParseAddrPort("0.0.0.0:4380"), certificates, "/g"
+		}, ""},
+		{"api by default, without", func(c *Config) {}, ""},
 		{"relative data_dir", func(c *Config) { c.DataDir = "x" }, "data_dir: want an absolute"},
 		{"empty data_dir", func(c *Config) { c.DataDir = "" }, "data_dir: want an absolute"},
 		{"name", func(c *Config) { c.Cluster.Name = "a b" }, "cluster.name: "},
@@ -257,8 +273,13 @@ func TestCheck(t *testing.T) {
 		{"root twice", func(c *Config) { c.Boot.Roots = []string{"/a", "/a"} }, "stands twice"},
 		{"no connections", func(c *Config) { c.Boot.Limits.Connections = 0 }, "boot.limits.connections: want 1"},
 		{"per address more than all", func(c *Config) { c.Boot.Limits.Connections = 3 }, "boot.limits.connections_per_address: want 1 to boot.limits.connections (3)"},
-		{"api open", func(c *Config) { c.API.Bind = netip.MustParseAddrPort("0.0.0.0:4380") }, "api.bind: 0.0.0.0:4380: without TLS"},
-		{"api nowhere", func(c *Config) { c.API = API{} }, "api.bind: want an address"},
+		{"api open", func(c *Config) { c.API.Bind = netip.MustParseAddrPort("0.0.0.0:4380") }, "api.bind: 0.0.0.0:4380: on a network the API wants certificates"},
+		{"api open and insecure", func(c *Config) { c.API.Bind, c.API.Insecure = netip.MustParseAddrPort("0.0.0.0:4380"), true }, "api.bind: 0.0.0.0:4380: on a network the API wants certificates"},
+		{"api on loopback without certificates", func(c *Config) { c.API.Bind = netip.MustParseAddrPort("127.0.0.1:4370") }, "api.bind: 127.0.0.1:4370: without certificates"},
+		{"api insecure and certificates", func(c *Config) { c.API.Insecure, c.TLS = true, certificates }, "api.insecure: has no effect with certificates"},
+		{"api insecure nowhere", func(c *Config) { c.API.Insecure, c.API.Bind = true, netip.AddrPort{} }, "api.insecure: has no effect without"},
+		{"api nowhere", func(c *Config) { c.API = API{} }, "api.socket: want a socket"},
+		{"api on the default address only, which is not opened", func(c *Config) { c.API.Socket = "" }, "api.socket: want a socket"},
 		{"relative socket", func(c *Config) { c.API.Socket = "s" }, "api.socket: want an absolute"},
 		{"long socket", func(c *Config) { c.API.Socket = "/" + strings.Repeat("s", maxSocketPath) }, "api.socket: longer than"},
 		{"wait", func(c *Config) { c.Publish.Wait = -1 }, "publish.wait: want 0s"},

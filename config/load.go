@@ -19,8 +19,8 @@ const maxFileSize = 1 << 20
 
 // Load reads the YAML file at path (empty: none), then the EBOOT_ variables of
 // environ (NAME=VALUE, as os.Environ gives them), over Default, and checks the
-// result. Variables that other parts of eboot read (the client's EBOOT_ADDRESS and
-// EBOOT_TOKEN, and those of the tests) are left alone.
+// result. Variables that other parts of eboot read (the client's EBOOT_ADDRESS,
+// EBOOT_TOKEN and so on, and those of the tests) are left alone.
 //
 // A file that cannot be read is the error of package os. Everything else that is
 // wrong is reported in one error, a line each, beginning with FILE:LINE or the
@@ -123,7 +123,7 @@ func (l *loader) readEnviron(environ []string) {
 // settings of the client, and the switches of eboot's tests.
 func readElsewhere(name string) bool {
 	switch name {
-	case "EBOOT_ADDRESS", "EBOOT_TOKEN", "EBOOT_REQUIRE_ERL":
+	case "EBOOT_ADDRESS", "EBOOT_TOKEN", "EBOOT_CA_CERT", "EBOOT_CLIENT_CERT", "EBOOT_CLIENT_KEY", "EBOOT_REQUIRE_ERL":
 		return true
 	}
 	return strings.HasPrefix(name, "EBOOT_TEST_") || serviceLink.MatchString(name)

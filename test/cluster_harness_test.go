@@ -136,7 +136,7 @@ func (s *clusterServer) settings() string {
 		"data_dir: " + s.DataDir,
 		fmt.Sprintf("cluster: {name: test, expect: %d}", s.Expect),
 		fmt.Sprintf("boot: {bind: [%s], roots: [%s]}", s.Address, strings.Join(s.cluster.opts.Roots, ", ")),
-		fmt.Sprintf("api: {bind: '%s:4380', socket: '%s'}", apiAddress, s.socket()),
+		fmt.Sprintf("api: {bind: '%s:4380', socket: '%s', insecure: %t}", apiAddress, s.socket(), !s.cluster.opts.Secure),
 		fmt.Sprintf("peer: {bind: '%s:4381'}", s.Address),
 		fmt.Sprintf("gossip: {bind: '%s:4382', seeds: [%s], key_file: '%s'}", s.Address, strings.Join(seeds, ", "), s.gossipKey()),
 		s.certificates(),

@@ -103,7 +103,7 @@ func startServer(t testing.TB, opts serverOptions) *server {
 	if opts.Pace != 0 {
 		c.Boot.Priority.Pace = opts.Pace
 	}
-	c.API.Bind = netip.AddrPortFrom(netip.MustParseAddr("127.0.0.1"), 0)
+	c.API = config.API{Bind: netip.AddrPortFrom(netip.MustParseAddr("127.0.0.1"), 0), Insecure: true}
 
 	var err error
 	s.agent, err = agent.New(agent.Options{Config: c, Logger: testLogger(t), Version: "test"})
@@ -286,7 +286,7 @@ func newAgentAt(t testing.TB, address string) *agent.Agent {
 	c := config.Default()
 	c.DataDir = t.TempDir()
 	c.Boot.Bind = []netip.Addr{netip.MustParseAddr(address)}
-	c.API.Bind = netip.MustParseAddrPort(address + ":0")
+	c.API = config.API{Bind: netip.MustParseAddrPort(address + ":0"), Insecure: true}
 	a, err := agent.New(agent.Options{Config: c, Logger: testLogger(t), Version: "test"})
 	if err != nil {
 		t.Fatalf("new agent: %v", err)

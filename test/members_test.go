@@ -102,7 +102,7 @@ func (s *clusterServer) startAlone(t testing.TB) {
 		t.Fatal(err)
 	}
 	file := filepath.Join(s.cluster.dir, s.Name+".yaml")
-	write(t, file, fmt.Sprintf("data_dir: %s\ncluster: {name: test, expect: 1}\nboot: {bind: [%s], roots: [%s]}\napi: {bind: '%s:4380', socket: '%s'}\n",
+	write(t, file, fmt.Sprintf("data_dir: %s\ncluster: {name: test, expect: 1}\nboot: {bind: [%s], roots: [%s]}\napi: {bind: '%s:4380', socket: '%s', insecure: true}\n",
 		s.DataDir, s.Address, strings.Join(s.cluster.opts.Roots, ", "), s.Address, s.socket()))
 	s.Process = testnet.Start(s.cluster.t, testnet.Command{Args: []string{path, "agent", "--config", file}, Env: s.cluster.opts.Settings, Name: s.Name})
 	testutil.Poll(t, formDeadline, "server is to lead itself", func() bool {

@@ -57,7 +57,7 @@ func startProcess(t testing.TB, address, dir string) *serverProcess {
 		t.Fatal(err)
 	}
 	settings := filepath.Join(t.TempDir(), "eboot.yaml")
-	write(t, settings, fmt.Sprintf("data_dir: %s\nboot: {bind: [%s]}\napi: {bind: '%s:4380'}\nlog: {level: warn}\n", dir, address, address))
+	write(t, settings, fmt.Sprintf("data_dir: %s\nboot: {bind: [%s]}\napi: {bind: '%s:4380', socket: '', insecure: true}\nlog: {level: warn}\n", dir, address, address))
 	s := &serverProcess{Address: address, cmd: exec.Command(path, "agent", "--config", settings), output: &bytes.Buffer{}, ended: make(chan struct{})}
 	s.cmd.Stdout, s.cmd.Stderr = s.output, s.output
 	if err := s.cmd.Start(); err != nil {

@@ -85,9 +85,9 @@ func (c *command) dev(ctx context.Context, path string, flags devFlags) (err err
 	if flags.verbose {
 		settings.Log.Level = "debug"
 	}
-	// That a server alone elects itself is no news in a minute's trial.
-	var quiet hclog.ExcludeByMessage
-	quiet.Add("heartbeat timeout reached, starting election")
+	// That a server alone elects itself, and has an API for everybody here, is no news in a
+	// minute's trial.
+	quiet := hclog.ExcludeFuncs{hclog.ExcludeByPrefix("heartbeat timeout reached, starting election").Exclude, hclog.ExcludeByPrefix("api.insecure: ").Exclude}
 	a, err := agent.New(agent.Options{Config: settings, Logger: c.logger(settings.Log, quiet.Exclude), Version: version, Holder: holderCommand()})
 	if err != nil {
 		return err
@@ -139,7 +139,7 @@ func devConfig(dir string, ip netip.Addr, path, installed string) (config.Config
 	if !admin.IsLoopback() {
 		admin = settings.API.Bind.Addr()
 	}
-	settings.API.Bind = netip.AddrPortFrom(admin, settings.API.Bind.Port())
+	settings.API = config.API{Bind: netip.AddrPortFrom(admin, settings.API.Bind.Port()), Insecure: true}
 	absolute, err := filepath.Abs(path)
 	if err != nil {
 		return settings, err

@@ -31,9 +31,9 @@ func (c *command) eventsCommand() *cobra.Command {
 					if e.Generation > 0 {
 						generation = fmt.Sprint(e.Generation)
 					}
-					rows[i] = []string{timeText(e.At), generation, string(e.Kind), e.Text}
+					rows[i] = []string{timeText(e.At), generation, string(e.Kind), dash(e.By.String()), e.Text}
 				}
-				return table(w, "AT GENERATION KIND TEXT", rows)
+				return table(w, "AT GENERATION KIND BY TEXT", rows)
 			})
 		}),
 	}
@@ -45,6 +45,10 @@ func (c *command) eventLine(e eboot.Event) error {
 	if c.json() {
 		return json.NewEncoder(c.out).Encode(e)
 	}
-	_, err := fmt.Fprintf(c.out, "%s %s %s\n", timeText(e.At), e.Kind, e.Text)
+	by := ""
+	if !e.By.IsZero() {
+		by = "; by " + e.By.String()
+	}
+	_, err := fmt.Fprintf(c.out, "%s %s %s%s\n", timeText(e.At), e.Kind, e.Text, by)
 	return err
 }

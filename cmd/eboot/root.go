@@ -8,7 +8,6 @@ import (
 	"io"
 	"io/fs"
 	"os"
-	"strconv"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -28,8 +27,7 @@ type command struct {
 	getenv   func(string) string
 
 	format     string
-	address    string
-	token      string
+	server     serverFlags
 	timeout    time.Duration
 	generation string
 	stale      bool
@@ -67,8 +65,7 @@ func (c *command) root() *cobra.Command {
 	})
 	flags := root.PersistentFlags()
 	flags.StringVarP(&c.format, "output", "o", "table", "output format: table or json (the API's own schema)")
-	flags.StringVar(&c.address, "address", "", "API addresses of servers of one cluster, comma separated: when one fails the next is asked (EBOOT_ADDRESS; default "+api.DefaultAddress+")")
-	flags.StringVar(&c.token, "token", "", "API token (EBOOT_TOKEN); this version's API is local and knows no tokens")
+	c.server.add(flags)
 	flags.DurationVar(&c.timeout, "timeout", api.DefaultTimeout, "how long a call may take")
 	root.PersistentPreRunE = func(*cobra.Command, []string) error {
 		if c.format != "table" && c.format != "json" {
@@ -80,7 +77,7 @@ func (c *command) root() *cobra.Command {
 		return nil
 	}
 	root.AddCommand(c.agentCommand(), c.devCommand(), c.bundleCommand(), c.slaveCommand(), c.channelCommand(),
-		c.rolloutCommand(), c.bootsCommand(), c.eventsCommand(), c.clusterCommand(), c.snapshotCommand(), c.keygenCommand(), c.tlsCommand(), c.completionCommand(root), c.versionCommand(), c.sockholderCommand())
+		c.rolloutCommand(), c.bootsCommand(), c.eventsCommand(), c.clusterCommand(), c.snapshotCommand(), c.tokenCommand(), c.keygenCommand(), c.tlsCommand(), c.completionCommand(root), c.versionCommand(), c.sockholderCommand())
 	root.AddCommand(c.otpAliases()...)
 	return root
 }
@@ -127,43 +124,6 @@ func (c *command) write(cmd *cobra.Command) *cobra.Command {
 func (c *command) read(cmd *cobra.Command) *cobra.Command {
 	cmd.Flags().BoolVar(&c.stale, "stale", false, "take what the server knows, without making sure that it is the newest")
 	return cmd
-}
-
-// addresses are those of the servers that flags and environment name.
-func (c *command) addresses() []string {
-	address := c.address
-	if address == "" {
-		address = c.getenv("EBOOT_ADDRESS")
-	}
-	if addresses := api.ParseAddresses(address); len(addresses) > 0 {
-		return addresses
-	}
-	return []string{api.DefaultAddress}
-}
-
-// client returns a client for the servers that flags and environment name.
-func (c *command) client() (*api.Client, error) {
-	if c.token != "" || c.getenv("EBOOT_TOKEN") != "" {
-		return nil, fmt.Errorf("token: this version's API is local and knows no tokens; unset EBOOT_TOKEN: %w", eboot.ErrInvalid)
-	}
-	warned := false
-	options := api.ClientOptions{
-		Addresses: c.addresses(), Timeout: c.timeout, Stale: c.stale,
-		OnStale: func(reason string) {
-			if !warned {
-				c.warn("this may not be the newest: " + reason)
-			}
-			warned = true
-		},
-	}
-	if c.generation != "" {
-		g, err := strconv.ParseUint(c.generation, 10, 64)
-		if err != nil {
-			return nil, fmt.Errorf("--expect-generation %q: want a number: %w", c.generation, eboot.ErrInvalid)
-		}
-		options.ExpectGeneration = &g
-	}
-	return api.NewClient(options)
 }
 
 // withClient runs a verb that talks to a server.

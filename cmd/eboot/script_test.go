@@ -48,7 +48,7 @@ func TestScripts(t *testing.T) {
 			env.Setenv("HOME", env.WorkDir)
 			env.Setenv("GORACE", "atexit_sleep_ms=0") // a second at the end of each command otherwise
 			for file, data := range map[string]string{"eboot.yaml": "data", "second.yaml": "data2"} {
-				settings := fmt.Sprintf("data_dir: %s\nboot: {bind: [%s], tcp_ports: 4368-4399}\napi: {bind: '%s:4380'}\nlog: {level: warn}\n",
+				settings := fmt.Sprintf("data_dir: %s\nboot: {bind: [%s], tcp_ports: 4368-4399}\napi: {bind: '%s:4380', socket: '', insecure: true}\nlog: {level: warn}\n",
 					filepath.Join(env.WorkDir, data), ip, ip)
 				if err := os.WriteFile(filepath.Join(env.WorkDir, file), []byte(settings), 0o600); err != nil {
 					return err

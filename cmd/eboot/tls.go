@@ -98,7 +98,7 @@ func (c *command) tlsCert() *cobra.Command {
 	f.StringSliceVar(&flags.names, "name", nil, "whose certificate it is; several make one each")
 	f.StringSliceVar(&flags.ips, "ip", nil, "address by which API clients find the server")
 	f.StringSliceVar(&flags.hosts, "dns", nil, "host name by which API clients find the server; a server's own name is always one")
-	f.StringVar(&flags.unit, "grant", "", "organisational unit: what an operator's certificate grants, where the servers ask for it")
+	f.StringVar(&flags.unit, "grant", "", "what an operator's certificate grants: viewer, publisher, operator or admin")
 	f.IntVar(&flags.days, "days", int(identity.DefaultLifetime/(24*time.Hour)), "how long it is valid")
 	f.StringVar(&flags.out, "out", ".", "directory for the files")
 	f.BoolVar(&flags.replace, "replace", false, "replace files that are there: a server takes the new ones without a restart")
@@ -158,8 +158,15 @@ func (f certFlags) request() (r identity.Request, err error) {
 	if len(f.names) > 1 && len(f.ips)+len(f.hosts) > 0 {
 		return r, fmt.Errorf("--ip, --dns: belong to one server; make the certificates of %d one by one: %w", len(f.names), eboot.ErrInvalid)
 	}
-	if r.Unit = f.unit; f.unit != "" && r.Role != identity.Operator {
-		return r, fmt.Errorf("--grant: is for operators: %w", eboot.ErrInvalid)
+	switch {
+	case r.Role == identity.Operator:
+		grant, err := eboot.ParseRole(f.unit)
+		if err != nil {
+			return r, fmt.Errorf("--grant: %w", err)
+		}
+		r.Unit = string(grant)
+	case f.unit != "":
+		return r, fmt.Errorf("--grant: is for operators (--role operator): %w", eboot.ErrInvalid)
 	}
 	for _, text := range f.ips {
 		ip, err := netip.ParseAddr(text)

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
-	"os"
 	"sync/atomic"
 	"syscall"
 	"time"
@@ -46,6 +45,7 @@ type Agent struct {
 	now     func() time.Time
 	data    *dataDir
 	metrics *metrics.Registry
+	admin   *api.Server
 	self
 	replicated
 	serving
@@ -164,6 +164,7 @@ func New(o Options) (a *Agent, err error) {
 	})
 	a.publishes = newPublishes(a.store, a.now)
 	a.metrics = metrics.New(o.Version)
+	a.admin = api.NewServer(api.ServerOptions{Backend: a, Keeper: a, Metrics: a.metrics.Handler(), Logger: a.logger.Named("api"), Live: a.live})
 	a.registerMetrics()
 	return a, nil
 }
@@ -205,7 +206,7 @@ func (a *Agent) Run(ctx context.Context) (err error) {
 	var peerListener net.Listener
 	if a.config.Clustered() {
 		if peerListener, err = a.openGroup(); err != nil {
-			return errors.Join(err, closeAll(admin))
+			return errors.Join(err, closeDoors(admin))
 		}
 	}
 	for _, warning := range a.config.Warnings() {
@@ -235,7 +236,7 @@ func (a *Agent) Run(ctx context.Context) (err error) {
 	background.run("publishes", a.publishes.sweep)
 
 	if err := a.openCluster(fail); err != nil {
-		err = errors.Join(err, closeAll(admin), files.stop(), background.stop())
+		err = errors.Join(err, closeDoors(admin), files.stop(), background.stop())
 		if peerListener != nil {
 			err = errors.Join(err, peerListener.Close(), a.peers.gossip.Close())
 		}
@@ -250,9 +251,8 @@ func (a *Agent) Run(ctx context.Context) (err error) {
 		following.run("forming", a.cluster.Form)
 		copying.run("copies", a.mirrorBundles)
 	}
-	server := api.NewServer(api.ServerOptions{Backend: a, Metrics: a.metrics.Handler(), Logger: a.logger.Named("api"), Live: a.live})
-	for _, ln := range admin {
-		apis.run("api", func(ctx context.Context) error { return server.Serve(ctx, ln) })
+	for _, door := range admin {
+		apis.run("api", func(ctx context.Context) error { return a.admin.Serve(ctx, door.listener, door.kind) })
 	}
 	for _, socket := range sockets {
 		discovery.run("discovery", func(ctx context.Context) error { return a.discovery.Serve(ctx, socket) })
@@ -327,70 +327,6 @@ func ownerText(bind netip.Addr) string {
 		return " by a process of another user"
 	}
 	return fmt.Sprintf(" by process %d (%s)", owner.PID, owner.Command)
-}
-
-// listenAPI opens the TCP address and the Unix socket that are configured.
-func (a *Agent) listenAPI() (listeners []net.Listener, err error) {
-	defer func() {
-		if err != nil {
-			err = errors.Join(err, closeAll(listeners))
-		}
-	}()
-	if path := a.config.API.Socket; path != "" {
-		if err := clearSocket(path); err != nil {
-			return listeners, err
-		}
-		ln, err := net.Listen("unix", path)
-		if err != nil {
-			return listeners, fmt.Errorf("api socket: %w", err)
-		}
-		listeners = append(listeners, ln)
-		if err := os.Chmod(path, 0o660); err != nil {
-			return listeners, fmt.Errorf("api socket: %w", err)
-		}
-		address := "unix://" + path
-		a.apiAddress.Store(&address)
-	}
-	if a.config.API.Bind.IsValid() {
-		ln, err := net.Listen("tcp", a.config.API.Bind.String())
-		if errors.Is(err, syscall.EADDRINUSE) {
-			return listeners, fmt.Errorf("api: %w; another server may use it (api.bind): %w", err, eboot.ErrConflict)
-		}
-		if errors.Is(err, syscall.EADDRNOTAVAIL) {
-			return listeners, fmt.Errorf("api: %w; that is not an address of this machine (api.bind): %w", err, eboot.ErrInvalid)
-		}
-		if err != nil {
-			return listeners, fmt.Errorf("api: %w", err)
-		}
-		listeners = append(listeners, ln)
-		address := "http://" + ln.Addr().String()
-		a.apiAddress.Store(&address)
-	}
-	return listeners, nil
-}
-
-// clearSocket removes the socket that a server left behind, and nothing else.
-func clearSocket(path string) error {
-	info, err := os.Lstat(path)
-	switch {
-	case errors.Is(err, os.ErrNotExist):
-		return nil
-	case err != nil:
-		return fmt.Errorf("api socket: %w", err)
-	case info.Mode()&os.ModeSocket == 0:
-		return fmt.Errorf("api socket %s: there is a file of another kind; remove it or choose another path: %w", path, eboot.ErrInvalid)
-	}
-	if conn, err := net.Dial("unix", path); err == nil {
-		return errors.Join(fmt.Errorf("api socket %s: another server answers there: %w", path, eboot.ErrConflict), conn.Close())
-	}
-	return os.Remove(path)
-}
-
-func closeAll(listeners []net.Listener) (err error) {
-	for _, ln := range listeners {
-		err = errors.Join(err, ln.Close())
-	}
-	return err
 }
 
 func (a *Agent) openCluster(fail func(error)) error {

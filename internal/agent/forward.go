@@ -85,7 +85,14 @@ func (a *Agent) ApplyEntry(ctx context.Context, entry []byte) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := a.checkVersion("write", fsm.MinimumVersion(command)); err != nil {
+	wants := fsm.MinimumVersion(command)
+	if a.checkVersion("write", wants) != nil {
+		// A leader that has just been elected may not have applied that the version was raised.
+		if err := a.cluster.VerifiedRead(ctx); err != nil {
+			return nil, err
+		}
+	}
+	if err := a.checkVersion("write", wants); err != nil {
 		return nil, err
 	}
 	if err := a.checkTrust(ctx, command); err != nil {

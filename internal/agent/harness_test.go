@@ -66,7 +66,7 @@ func settings(t *testing.T) config.Config {
 	address := takeAddress(t)
 	c.Boot.Bind = []netip.Addr{address}
 	c.Boot.Roots = []string{testRoot}
-	c.API.Bind = netip.AddrPortFrom(address, 0)
+	c.API = config.API{Bind: netip.AddrPortFrom(address, 0), Insecure: true}
 	return c
 }
 

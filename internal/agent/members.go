@@ -183,7 +183,7 @@ func (a *Agent) DrainServer(ctx context.Context, w api.Write, id string, drained
 }
 
 // TransferLeadership hands leadership to a server, or to any other.
-func (a *Agent) TransferLeadership(ctx context.Context, to string) (string, error) {
+func (a *Agent) TransferLeadership(ctx context.Context, by eboot.Actor, to string) (string, error) {
 	if to != "" {
 		server, err := a.serverID(to)
 		if err != nil {
@@ -212,6 +212,7 @@ func (a *Agent) TransferLeadership(ctx context.Context, to string) (string, erro
 		}
 		to = a.cluster.Status().Leader
 	}
+	a.note(ctx, by, eboot.EventLeaderTransferred, "leadership was handed to server "+to)
 	return to, nil
 }
 
@@ -236,6 +237,7 @@ func (a *Agent) RemoveServer(ctx context.Context, w api.Write, id string, replac
 	if err != nil {
 		return result, err
 	}
+	w.By = a.header(w).By
 	err = a.withLeader(ctx, "remove server", removePatience, func(ctx context.Context, leader string) (err error) {
 		if leader == server && !replace {
 			// A leader that removes itself leaves its last step to the next one.

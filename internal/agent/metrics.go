@@ -49,6 +49,7 @@ func (a *Agent) registerMetrics() {
 	if c := a.secrets.credentials; c != nil {
 		gauge("eboot_certificate_expiry_seconds", "Time until this server's certificate expires; negative: since it has.", func() float64 { return c.Expires().Sub(a.now()).Seconds() })
 	}
+	counter("eboot_api_refused_total", "Requests to the API of nobody known, or of somebody who may not.", func() uint64 { return a.admin.Refused() })
 	gauge("eboot_uptime_seconds", "Time since this server started.", func() float64 { return time.Since(a.startedAt).Seconds() })
 }
 

@@ -27,10 +27,10 @@ func (a *Agent) ownHeader() fsm.Header {
 	return fsm.Header{RequestID: uuid.NewString(), At: a.now().UnixMilli()}
 }
 
-// header puts the proposer's time and the request id into a command: the state
+// header puts the proposer's time, the request id and who asked into a command: the state
 // machine itself has no clock.
 func (a *Agent) header(w api.Write) fsm.Header {
-	return fsm.Header{RequestID: w.RequestID, At: a.now().UnixMilli(), ExpectGeneration: w.ExpectGeneration}
+	return fsm.Header{RequestID: w.RequestID, At: a.now().UnixMilli(), ExpectGeneration: w.ExpectGeneration, By: w.By}.For(a.machine.State().Version())
 }
 
 // Entries returns the whitelist.

@@ -46,6 +46,7 @@ func (a testAuthority) secures(t *testing.T, c *config.Config, name string, life
 	dir := t.TempDir()
 	c.TLS = config.TLS{CA: filepath.Join(dir, "ca.pem"), Cert: filepath.Join(dir, "cert.pem"), Key: filepath.Join(dir, "key.pem")}
 	c.Gossip.KeyFile = filepath.Join(dir, "gossip.key")
+	c.API = config.API{Socket: filepath.Join(dir, "api.sock")}
 	replace(t, c.TLS.CA, a.pem)
 	replace(t, c.TLS.Cert, pair.Certificate)
 	replace(t, c.TLS.Key, pair.Key)

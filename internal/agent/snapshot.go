@@ -15,10 +15,13 @@ import (
 // SaveSnapshot writes the replicated state as of a moment after the call began. A
 // server that finds no leader saves what it serves, and says that it may be old: that
 // may be the last copy.
-func (a *Agent) SaveSnapshot(ctx context.Context, w io.Writer) (api.SnapshotInfo, error) {
+func (a *Agent) SaveSnapshot(ctx context.Context, by eboot.Actor, w io.Writer) (api.SnapshotInfo, error) {
 	stale := a.raftFailure() != nil || a.Fresh(ctx) != nil
 	state := a.view.State()
 	_, err := state.WriteTo(w)
+	if err == nil {
+		a.note(ctx, by, eboot.EventSnapshotSaved, fmt.Sprintf("the state as of log entry %d was taken out", state.Index()))
+	}
 	info := DescribeSnapshot(state)
 	info.Stale = stale
 	return info, err
@@ -28,19 +31,19 @@ func (a *Agent) SaveSnapshot(ctx context.Context, w io.Writer) (api.SnapshotInfo
 const restorePatience = 5 * time.Minute
 
 // RestoreSnapshot replaces the replicated state of this cluster.
-func (a *Agent) RestoreSnapshot(ctx context.Context, r io.Reader, force bool) (api.SnapshotInfo, error) {
+func (a *Agent) RestoreSnapshot(ctx context.Context, by eboot.Actor, r io.Reader, force bool) (api.SnapshotInfo, error) {
 	if err := a.awaitLeader(ctx); err != nil {
 		return api.SnapshotInfo{}, fmt.Errorf("restore: %s: %w", a.missingVoters(), err)
 	}
 	// It is sent once: what it is read from cannot be read again.
 	if leader := a.cluster.Status().Leader; leader != a.server {
-		return a.peers.rpc.Restore(ctx, leader, r, force)
+		return a.peers.rpc.Restore(ctx, leader, by, r, force)
 	}
-	return a.RestoreHere(ctx, r, force)
+	return a.RestoreHere(ctx, by, r, force)
 }
 
 // RestoreHere is RestoreSnapshot on the leader.
-func (a *Agent) RestoreHere(ctx context.Context, r io.Reader, force bool) (api.SnapshotInfo, error) {
+func (a *Agent) RestoreHere(ctx context.Context, by eboot.Actor, r io.Reader, force bool) (api.SnapshotInfo, error) {
 	restored, err := fsm.ReadState(r)
 	if err != nil {
 		return api.SnapshotInfo{}, err
@@ -63,7 +66,7 @@ func (a *Agent) RestoreHere(ctx context.Context, r io.Reader, force bool) (api.S
 			now.WhitelistSize(), len(now.Bundles()), eboot.ErrConflict)
 	}
 	var out bytes.Buffer
-	if _, err := restored.ForRestore(now, a.cluster.Status().LastIndex, a.ownHeader()).WriteTo(&out); err != nil {
+	if _, err := restored.ForRestore(now, a.cluster.Status().LastIndex, a.header(api.Write{RequestID: a.ownHeader().RequestID, By: by})).WriteTo(&out); err != nil {
 		return api.SnapshotInfo{}, err
 	}
 	// Once begun it is waited for: writes are held until it is decided.

@@ -81,6 +81,16 @@ func authorityURI(cluster string) *url.URL {
 	return &url.URL{Scheme: scheme, Host: cluster, Path: "/ca"}
 }
 
+// clusterOf returns the cluster that an authority was made for, by `eboot tls ca`.
+func clusterOf(c *x509.Certificate) (cluster string, ok bool) {
+	for _, u := range c.URIs {
+		if u.String() == authorityURI(u.Host).String() && checkCluster(u.Host) == nil {
+			cluster = u.Host
+		}
+	}
+	return cluster, c.IsCA && cluster != ""
+}
+
 // ReadAuthority reads what NewAuthority made. Errors wrap eboot.ErrInvalid.
 func ReadAuthority(p Pair) (*Authority, error) {
 	pair, err := readPair(p)
@@ -92,12 +102,7 @@ func ReadAuthority(p Pair) (*Authority, error) {
 	if a.key, ok = pair.PrivateKey.(crypto.Signer); !ok || !pair.Leaf.IsCA {
 		return nil, fmt.Errorf("certificate of %q: it cannot sign others: %w", abbreviate(pair.Leaf.Subject.String()), eboot.ErrInvalid)
 	}
-	for _, u := range pair.Leaf.URIs {
-		if u.String() == authorityURI(u.Host).String() && checkCluster(u.Host) == nil {
-			a.cluster = u.Host
-		}
-	}
-	if a.cluster == "" {
+	if a.cluster, ok = clusterOf(pair.Leaf); !ok {
 		return nil, fmt.Errorf("certificate of %q: it is not an authority that `eboot tls ca` made, which says for which cluster it is: %w",
 			abbreviate(pair.Leaf.Subject.String()), eboot.ErrInvalid)
 	}

@@ -145,7 +145,7 @@ func (c *Credentials) ForOperators() *tls.Config {
 			return &tls.Config{
 				MinVersion: tls.VersionTLS13, Certificates: []tls.Certificate{*l.certificate}, Time: c.options.Now,
 				ClientAuth: tls.VerifyClientCertIfGiven, ClientCAs: l.roots, SessionTicketsDisabled: true,
-				NextProtos: []string{"h2", "http/1.1"},
+				NextProtos: []string{"http/1.1"},
 			}, nil
 		},
 	}
@@ -160,9 +160,21 @@ func (c *Credentials) CheckServer(certificates []*x509.Certificate) error {
 }
 
 // CheckOperator returns the name of the operator of this cluster whose certificates these
-// are, likewise.
-func (c *Credentials) CheckOperator(certificates []*x509.Certificate) (Name, error) {
-	return c.check(certificates, Operator)
+// are, likewise, and the role that they grant.
+func (c *Credentials) CheckOperator(certificates []*x509.Certificate) (Name, eboot.Role, error) {
+	name, err := c.check(certificates, Operator)
+	if err != nil {
+		return Name{}, "", err
+	}
+	units := certificates[0].Subject.OrganizationalUnit
+	if len(units) != 1 {
+		return Name{}, "", fmt.Errorf("its certificate, %s, has %d organisational units, and one of them must say what it grants (`eboot tls cert --grant`): %w", name, len(units), eboot.ErrDenied)
+	}
+	role, err := eboot.ParseRole(units[0])
+	if err != nil {
+		return Name{}, "", fmt.Errorf("its certificate, %s, grants nothing: %v: %w", name, err, eboot.ErrDenied)
+	}
+	return name, role, nil
 }
 
 func (c *Credentials) check(certificates []*x509.Certificate, role Role) (Name, error) {
@@ -170,7 +182,7 @@ func (c *Credentials) check(certificates []*x509.Certificate, role Role) (Name, 
 		return Name{}, fmt.Errorf("it has no certificate: %w", eboot.ErrDenied)
 	}
 	leaf := certificates[0]
-	if _, err := chains(certificates, c.current().roots, c.options.Now()); err != nil {
+	if _, err := chains(certificates, c.current().roots, c.options.Now(), x509.ExtKeyUsageClientAuth); err != nil {
 		return Name{}, fmt.Errorf("its certificate, of %q, is not accepted: %v: %w", abbreviate(leaf.Subject.String()), err, eboot.ErrDenied)
 	}
 	n, err := NameOf(leaf)
@@ -187,14 +199,14 @@ func (c *Credentials) check(certificates []*x509.Certificate, role Role) (Name, 
 	return n, nil
 }
 
-// chains returns the ways from a certificate, the first, to a root.
-func chains(certificates []*x509.Certificate, roots *x509.CertPool, now time.Time) ([][]*x509.Certificate, error) {
+// chains returns the ways from a certificate, the first, to a root, for a use.
+func chains(certificates []*x509.Certificate, roots *x509.CertPool, now time.Time, use x509.ExtKeyUsage) ([][]*x509.Certificate, error) {
 	between := x509.NewCertPool()
 	for _, c := range certificates[1:] {
 		between.AddCert(c)
 	}
 	return certificates[0].Verify(x509.VerifyOptions{
-		Roots: roots, Intermediates: between, CurrentTime: now, KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth},
+		Roots: roots, Intermediates: between, CurrentTime: now, KeyUsages: []x509.ExtKeyUsage{use},
 	})
 }
 
@@ -293,7 +305,7 @@ func (c *Credentials) read(now time.Time) (*loaded, error) {
 		}
 		certificates = append(certificates, one)
 	}
-	ways, err := chains(certificates, roots, now)
+	ways, err := chains(certificates, roots, now, x509.ExtKeyUsageClientAuth)
 	var invalid x509.CertificateInvalidError
 	switch {
 	case errors.As(err, &invalid) && invalid.Reason == x509.Expired:

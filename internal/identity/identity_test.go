@@ -44,7 +44,11 @@ func authority(t *testing.T, cluster string) (*Authority, Pair) {
 
 func issue(t *testing.T, a *Authority, role Role, name string, lifetime time.Duration) Pair {
 	t.Helper()
-	pair, expires, err := a.Issue(Request{Role: role, Name: name, Lifetime: lifetime}, noon)
+	request := Request{Role: role, Name: name, Lifetime: lifetime}
+	if role == Operator {
+		request.Unit = string(eboot.RoleOperator)
+	}
+	pair, expires, err := a.Issue(request, noon)
 	if err != nil || !expires.Equal(noon.Add(lifetime)) {
 		t.Fatal(expires, err)
 	}
@@ -396,6 +400,8 @@ func TestCheck(t *testing.T) {
 		"the authority itself":       {ca, "want eboot://CLUSTER/ROLE/NAME", "want eboot://"},
 		"expired":                    {issue(t, a, Server, "boot2", time.Minute), "expired", "expired"},
 		"nobody":                     {Pair{}, "no certificate", "no certificate"},
+		"operator of nothing":        {granting(t, a, ""), "of role operator", "organisational units"},
+		"operator of something else": {granting(t, a, "root"), "of role operator", "grants nothing"},
 		"not for servers":            {forClientsOnly(t, a, clientOnly), "not for the use as a TLS server", "of role server"},
 	} {
 		var chain []*x509.Certificate
@@ -412,9 +418,22 @@ func TestCheck(t *testing.T) {
 			}
 		}
 		check(c.CheckServer(chain), tc.server)
-		_, err := c.CheckOperator(chain)
+		_, role, err := c.CheckOperator(chain)
+		if (role == eboot.RoleOperator) != (tc.operator == "") {
+			t.Errorf("%s: granted %q", name, role)
+		}
 		check(err, tc.operator)
 	}
+}
+
+// granting is an operator's certificate as another authority may make it.
+func granting(t *testing.T, a *Authority, unit string) Pair {
+	t.Helper()
+	pair, _, err := a.Issue(Request{Role: Operator, Name: "alice", Unit: unit, Lifetime: day}, noon)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return pair
 }
 
 // forClientsOnly is a server's certificate that may only be used by a TLS client.
@@ -483,8 +502,8 @@ func TestForOperators(t *testing.T) {
 		if chains := server.ConnectionState().VerifiedChains; err == nil && (len(chains) > 0) != (tc.who != "") {
 			t.Errorf("%s: %d chains", name, len(chains))
 		} else if err == nil && tc.who != "" {
-			if n, err := c.CheckOperator(chains[0]); err != nil || n.Name != tc.who {
-				t.Errorf("%s: %v, %v", name, n, err)
+			if n, role, err := c.CheckOperator(chains[0]); err != nil || n.Name != tc.who || role != eboot.RoleOperator {
+				t.Errorf("%s: %v %q, %v", name, n, role, err)
 			}
 		}
 		cancel()

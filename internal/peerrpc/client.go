@@ -10,6 +10,7 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptrace"
+	"net/url"
 	"slices"
 	"strconv"
 	"sync/atomic"
@@ -132,9 +133,13 @@ func (c *Client) Remove(ctx context.Context, leader string, w api.Write, id stri
 	return r, c.change(ctx, leader, "/v1/remove", removeRequest{ID: id, Replace: replace, Write: w}, &r)
 }
 
-// Restore has the leader replace the state by a snapshot.
-func (c *Client) Restore(ctx context.Context, leader string, snapshot io.Reader, force bool) (info api.SnapshotInfo, err error) {
-	response, err := c.send(ctx, leader, "POST", "/v1/restore?force="+strconv.FormatBool(force), snapshot, true)
+// Restore has the leader replace the state by a snapshot, as somebody asked for.
+func (c *Client) Restore(ctx context.Context, leader string, by eboot.Actor, snapshot io.Reader, force bool) (info api.SnapshotInfo, err error) {
+	query := url.Values{"force": {strconv.FormatBool(force)}}
+	if !by.IsZero() {
+		query["by"] = []string{by.Name, string(by.Via), by.From}
+	}
+	response, err := c.send(ctx, leader, "POST", "/v1/restore?"+query.Encode(), snapshot, true)
 	if err != nil {
 		return info, err
 	}

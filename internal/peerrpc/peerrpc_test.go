@@ -59,7 +59,13 @@ func (a *answers) TransferHere(context.Context, string) error                 { 
 func (a *answers) RemoveHere(_ context.Context, w api.Write, id string, replace bool) (api.WriteResult, error) {
 	return api.WriteResult{Changed: w.RequestID == "r" && id == "x" && replace}, a.err
 }
-func (a *answers) RestoreHere(_ context.Context, r io.Reader, force bool) (api.SnapshotInfo, error) {
+
+var restorer = eboot.Actor{Name: "a&b=c", Via: eboot.ViaToken, From: "10.0.0.1"}
+
+func (a *answers) RestoreHere(_ context.Context, by eboot.Actor, r io.Reader, force bool) (api.SnapshotInfo, error) {
+	if by != restorer {
+		return api.SnapshotInfo{}, fmt.Errorf("restored by %+v", by)
+	}
 	data, err := io.ReadAll(r)
 	return api.SnapshotInfo{Cluster: string(data), Stale: force}, errors.Join(err, a.err)
 }
@@ -133,7 +139,7 @@ func TestCalls(t *testing.T) {
 	if r, err := c.Remove(ctx, "b", api.Write{RequestID: "r"}, "x", true); err != nil || !r.Changed {
 		t.Fatalf("remove: %+v, %v", r, err)
 	}
-	if got, err := c.Restore(ctx, "b", strings.NewReader("state"), true); err != nil || got.Cluster != "state" || !got.Stale {
+	if got, err := c.Restore(ctx, "b", restorer, strings.NewReader("state"), true); err != nil || got.Cluster != "state" || !got.Stale {
 		t.Fatalf("restore: %+v, %v", got, err)
 	}
 }

@@ -280,5 +280,12 @@ func (s *Server) restore(r *http.Request) (any, error) {
 	if err != nil {
 		return nil, fmt.Errorf("restore: query force: %v: %w", err, eboot.ErrInvalid)
 	}
-	return s.leader.RestoreHere(r.Context(), http.MaxBytesReader(nil, r.Body, maxSnapshot), force)
+	var by eboot.Actor
+	if said := r.URL.Query()["by"]; len(said) == 3 {
+		by = eboot.Actor{Name: said[0], Via: eboot.Via(said[1]), From: said[2]}
+	}
+	if err := by.Check(); err != nil {
+		return nil, fmt.Errorf("restore: %w", err)
+	}
+	return s.leader.RestoreHere(r.Context(), by, http.MaxBytesReader(nil, r.Body, maxSnapshot), force)
 }

@@ -97,5 +97,5 @@ type Leader interface {
 	ReadIndex(ctx context.Context) (uint64, error)
 	TransferHere(ctx context.Context, to string) error
 	RemoveHere(ctx context.Context, w api.Write, id string, replace bool) (api.WriteResult, error)
-	RestoreHere(ctx context.Context, r io.Reader, force bool) (api.SnapshotInfo, error)
+	RestoreHere(ctx context.Context, by eboot.Actor, r io.Reader, force bool) (api.SnapshotInfo, error)
 }

@@ -92,7 +92,7 @@ func (o serverOptions) settings(dir, socket string) string {
 	lines := []string{
 		"data_dir: " + filepath.Join(dir, "data"),
 		fmt.Sprintf("boot: {bind: [%s], tcp_ports: 0, roots: [%s]}", o.Address, strings.Join(o.Roots, ", ")),
-		fmt.Sprintf("api: {bind: '%s:4380', socket: %s}", o.Address, socket),
+		fmt.Sprintf("api: {bind: '%s:4380', socket: %s, insecure: true}", o.Address, socket),
 		"log: {level: warn}",
 	}
 	if len(o.Group) > 0 {

@@ -1,0 +1,145 @@
+package main
+
+import (
+	"fmt"
+	"io"
+	"os"
+	"strconv"
+	"strings"
+
+	"github.com/spf13/pflag"
+
+	"eboot"
+	"eboot/api"
+	"eboot/config"
+	"eboot/internal/identity"
+)
+
+// serverFlags say where the servers are, whom to trust and who is asking. Each may come from the environment.
+type serverFlags struct {
+	address, token, authority, certificate, key string
+}
+
+func (f *serverFlags) add(flags *pflag.FlagSet) {
+	flags.StringVar(&f.address, "address", "", "API addresses of servers of one cluster, comma separated: when one fails the next is asked (EBOOT_ADDRESS; default the socket "+
+		config.DefaultSocket+" where it is, else "+api.DefaultAddress+")")
+	flags.StringVar(&f.token, "token", "", "@FILE with an API token (EBOOT_TOKEN: the token itself, or @FILE)")
+	flags.StringVar(&f.authority, "ca-cert", "", "file with the certificate of the cluster's authority, for https:// addresses (EBOOT_CA_CERT; default the authorities of this machine)")
+	flags.StringVar(&f.certificate, "client-cert", "", "file with the certificate of an operator (EBOOT_CLIENT_CERT)")
+	flags.StringVar(&f.key, "client-key", "", "file with its key (EBOOT_CLIENT_KEY)")
+}
+
+// given is the value of a flag, or that of its variable.
+func (c *command) given(flag, variable string) string {
+	if flag != "" {
+		return flag
+	}
+	return c.getenv(variable)
+}
+
+// addresses are those of the servers that flags and environment name.
+func (c *command) addresses() []string {
+	if addresses := api.ParseAddresses(c.given(c.server.address, "EBOOT_ADDRESS")); len(addresses) > 0 {
+		return addresses
+	}
+	if info, err := os.Stat(config.DefaultSocket); err == nil && info.Mode()&os.ModeSocket != 0 {
+		return []string{"unix://" + config.DefaultSocket}
+	}
+	return []string{api.DefaultAddress}
+}
+
+// client returns a client for the servers that flags and environment name.
+func (c *command) client() (*api.Client, error) {
+	warned := false
+	options := api.ClientOptions{
+		Addresses: c.addresses(), Timeout: c.timeout, Stale: c.stale,
+		OnStale: func(reason string) {
+			if !warned {
+				c.warn("this may not be the newest: " + reason)
+			}
+			warned = true
+		},
+	}
+	if c.generation != "" {
+		g, err := strconv.ParseUint(c.generation, 10, 64)
+		if err != nil {
+			return nil, fmt.Errorf("--expect-generation %q: want a number: %w", c.generation, eboot.ErrInvalid)
+		}
+		options.ExpectGeneration = &g
+	}
+	var err error
+	if options.Token, err = c.tokenText(); err != nil {
+		return nil, err
+	}
+	who, err := c.identity()
+	if err != nil {
+		return nil, err
+	}
+	options.TLS = who.TLS
+	return api.NewClient(options)
+}
+
+// tokenText returns the token to show; empty: none. Arguments can be seen by everybody on this
+// machine, so a token does not stand in one.
+func (c *command) tokenText() (string, error) {
+	where, text := "EBOOT_TOKEN", c.getenv("EBOOT_TOKEN")
+	if c.server.token != "" {
+		where, text = "--token", c.server.token
+		if !strings.HasPrefix(text, "@") {
+			return "", fmt.Errorf("--token: want @FILE: everybody on this machine can see arguments; the token itself may stand in EBOOT_TOKEN: %w", eboot.ErrInvalid)
+		}
+	}
+	if name, inFile := strings.CutPrefix(text, "@"); inFile {
+		content, err := readSmall(name)
+		if err != nil {
+			return "", fmt.Errorf("%s: %w", where, err)
+		}
+		text = string(content)
+	}
+	if text = strings.TrimSpace(text); text == "" {
+		return "", nil
+	}
+	if _, _, err := eboot.ParseToken(text); err != nil {
+		return "", fmt.Errorf("%s: %w", where, err)
+	}
+	return text, nil
+}
+
+// identity is whom the client trusts, and its certificate.
+func (c *command) identity() (*identity.Client, error) {
+	var content [3][]byte
+	names := [3]string{c.given(c.server.authority, "EBOOT_CA_CERT"), c.given(c.server.certificate, "EBOOT_CLIENT_CERT"), c.given(c.server.key, "EBOOT_CLIENT_KEY")}
+	flags := [3]string{"--ca-cert", "--client-cert", "--client-key"}
+	if (names[1] == "") != (names[2] == "") {
+		return nil, fmt.Errorf("--client-cert, --client-key: belong together: %w", eboot.ErrInvalid)
+	}
+	for i, name := range names {
+		if name == "" {
+			continue
+		}
+		var err error
+		if content[i], err = readSmall(name); err != nil {
+			return nil, fmt.Errorf("%s: %w", flags[i], err)
+		}
+	}
+	who, err := identity.ReadClient(content[0], identity.Pair{Certificate: content[1], Key: content[2]})
+	if err != nil {
+		return nil, fmt.Errorf("--ca-cert, --client-cert, --client-key: %w", err)
+	}
+	return who, nil
+}
+
+// readSmall reads a file that is not larger than such files are.
+func readSmall(name string) ([]byte, error) {
+	const most = 1 << 20
+	f, err := os.Open(name)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	content, err := io.ReadAll(io.LimitReader(f, most+1))
+	if err == nil && len(content) > most {
+		err = fmt.Errorf("%s: longer than %d bytes: %w", name, most, eboot.ErrTooLarge)
+	}
+	return content, err
+}
