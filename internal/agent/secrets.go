@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"context"
 	"slices"
-	"strings"
 	"sync/atomic"
 	"time"
 
@@ -62,22 +61,16 @@ const (
 	remindEvery  = 24 * time.Hour
 )
 
-// followSecrets takes over files that have changed, and says what is wrong with them:
-// at once, and every day as long as it is so.
+// followSecrets takes over files that have changed, and says what is wrong with them, or that
+// there are none: at once, and every day as long as it is so.
 func (a *Agent) followSecrets(ctx context.Context) error {
 	ticker := time.NewTicker(secretsEvery)
 	defer ticker.Stop()
-	var said string
-	var saidAt time.Time
+	var r reminder
 	for {
 		a.followGossipKeys()
-		warnings := a.secrets.warnings()
-		text := strings.Join(warnings, "\n")
-		if now := a.now(); text != said || text != "" && now.Sub(saidAt) >= remindEvery {
-			for _, w := range warnings {
-				a.logger.Warn(w)
-			}
-			said, saidAt = text, now
+		for _, w := range r.due(append(a.config.Warnings(), a.secrets.warnings()...), a.now()) {
+			a.logger.Warn(w)
 		}
 		select {
 		case <-ticker.C:
@@ -85,6 +78,23 @@ func (a *Agent) followSecrets(ctx context.Context) error {
 			return nil
 		}
 	}
+}
+
+// reminder says of which warnings the log is to have a line.
+type reminder struct{ said map[string]time.Time }
+
+// due returns those that are new, and those that were said a day ago.
+func (r *reminder) due(warnings []string, now time.Time) (due []string) {
+	said := map[string]time.Time{}
+	for _, w := range warnings {
+		at, known := r.said[w]
+		if since := now.Sub(at); !known || since >= remindEvery || since < 0 { // a clock that was set back
+			due, at = append(due, w), now
+		}
+		said[w] = at
+	}
+	r.said = said
+	return due
 }
 
 // followGossipKeys has gossip use what is in the file now. It is read whole each time: it

@@ -222,3 +222,40 @@ func TestWrongCertificateDoesNotStart(t *testing.T) {
 		t.Errorf("%v", err)
 	}
 }
+
+// What should not stay as it is is said again and again.
+func TestReminder(t *testing.T) {
+	var r reminder
+	noon := time.Date(2026, 1, 2, 12, 0, 0, 0, time.UTC)
+	for _, step := range []struct {
+		after     time.Duration
+		now, want []string
+	}{
+		{0, []string{"insecure"}, []string{"insecure"}},
+		{5 * time.Second, []string{"insecure"}, nil},
+		{time.Hour, []string{"insecure", "expires"}, []string{"expires"}},
+		{remindEvery, []string{"insecure", "expires"}, []string{"insecure"}},
+		{remindEvery + time.Hour, []string{"insecure", "expires"}, []string{"expires"}},
+		{remindEvery + 2*time.Hour, []string{"insecure"}, nil},
+		{remindEvery + 3*time.Hour, []string{"insecure", "expires"}, []string{"expires"}},
+		{-time.Hour, []string{"insecure"}, []string{"insecure"}},
+	} {
+		if got := r.due(step.now, noon.Add(step.after)); !slices.Equal(got, step.want) {
+			t.Errorf("after %v: %q, want %q", step.after, got, step.want)
+		}
+	}
+}
+
+// A server without certificates says so in its log, too.
+func TestInsecureIsSaid(t *testing.T) {
+	t.Parallel()
+	c := settings(t)
+	c.TLS.Insecure = true
+	c.Peer.Bind, c.Gossip.Bind = netip.AddrPortFrom(c.Boot.Bind[0], 14381), netip.AddrPortFrom(c.Boot.Bind[0], 14382)
+	s := start(t, c)
+	s.says(t, "[WARN]", "tls.insecure")
+	status, err := s.client.Status(t.Context())
+	if err != nil || !slices.ContainsFunc(status.Warnings, func(w string) bool { return strings.HasPrefix(w, "tls.insecure") }) {
+		t.Errorf("status: %+v, %v", status.Warnings, err)
+	}
+}
