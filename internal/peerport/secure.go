@@ -59,14 +59,22 @@ type vouched struct {
 	refused     func(error) // is called once when it is over; nil: nobody wants to know
 
 	mu  sync.Mutex
-	at  time.Time // of the latest check, or of the beginning
+	at  time.Time // of the latest check; zero: it was never accepted, and the port says why
 	err error     // why it is over
 }
 
 var _ net.Conn = (*vouched)(nil)
 
 func newVouched(conn *tls.Conn, c Credentials, refused func(error)) *vouched {
-	return &vouched{Conn: conn, credentials: c, refused: refused, at: time.Now()}
+	return &vouched{Conn: conn, credentials: c, refused: refused}
+}
+
+// accept begins the checks: the other side was accepted at this moment.
+func (v *vouched) accept() *vouched {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	v.at = time.Now()
+	return v
 }
 
 // check returns why the other side is not accepted any more, and closes the connection then.
@@ -74,7 +82,7 @@ func (v *vouched) check() error {
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	now := time.Now()
-	if v.err != nil || now.Sub(v.at) < recheckEvery {
+	if v.err != nil || v.at.IsZero() || now.Sub(v.at) < recheckEvery {
 		return v.err
 	}
 	v.at = now
@@ -130,7 +138,7 @@ func (p *Port) secure(ctx context.Context, conn *Conn) (answer net.Conn, r *refu
 	if err := p.options.Credentials.CheckServer(state.PeerCertificates); err != nil {
 		return secured, refuse(eboot.ErrDenied, "%s", reason(err))
 	}
-	return secured, nil
+	return secured.accept(), nil
 }
 
 // secure does the handshake of the one who dials. Its errors are a *refusal, or the
@@ -148,7 +156,7 @@ func (d Dialer) secure(raw net.Conn) (net.Conn, error) {
 	case err == nil && conn.ConnectionState().NegotiatedProtocol != application:
 		return nil, refuse(eboot.ErrDenied, "it speaks TLS and is not the peer port of a server")
 	case err == nil:
-		return newVouched(conn, d.Credentials, nil), nil
+		return newVouched(conn, d.Credentials, nil).accept(), nil
 	case errors.As(err, &header):
 		return nil, refuse(eboot.ErrDenied, "it does not speak TLS: a server without certificates (tls.ca, tls.cert, tls.key), or another program")
 	case errors.Is(err, eboot.ErrDenied):
