@@ -3,6 +3,7 @@ package agent
 import (
 	"bytes"
 	"context"
+	"os"
 	"slices"
 	"sync/atomic"
 	"time"
@@ -16,6 +17,7 @@ type secrets struct {
 	credentials *identity.Credentials  // nil: tls.insecure, or alone
 	keys        [][]byte               // of gossip; followSecrets only, once it runs
 	keyProblem  atomic.Pointer[string] // why the gossip key file is not followed; nil: it is
+	keyExposed  atomic.Bool            // everybody on this machine may read the gossip key file
 }
 
 func (a *Agent) openCredentials() (err error) {
@@ -52,6 +54,9 @@ func (s *secrets) warnings() (w []string) {
 	}
 	if p := s.keyProblem.Load(); p != nil {
 		w = append(w, *p)
+	}
+	if s.keyExposed.Load() {
+		w = append(w, "everybody on this machine may read the key of gossip (gossip.key_file); chmod 0600 it")
 	}
 	return w
 }
@@ -103,6 +108,8 @@ func (a *Agent) followGossipKeys() {
 	if a.config.Gossip.KeyFile == "" {
 		return
 	}
+	info, err := os.Stat(a.config.Gossip.KeyFile)
+	a.secrets.keyExposed.Store(err == nil && info.Mode().Perm()&0o007 != 0)
 	keys, err := a.config.Gossip.Keys()
 	if err == nil && !slices.EqualFunc(keys, a.secrets.keys, bytes.Equal) {
 		if err = a.peers.gossip.SetKeys(keys); err == nil {

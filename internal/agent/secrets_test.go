@@ -167,6 +167,12 @@ func TestServersWithCertificates(t *testing.T) {
 	testutil.Poll(t, 20*time.Second, "the damaged key file is to be complained of", func() bool {
 		return slices.ContainsFunc(servers[0].warnings(), func(w string) bool { return strings.Contains(w, "the gossip keys stay as they were") })
 	})
+	if err := os.Chmod(configs[1].Gossip.KeyFile, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	testutil.Poll(t, 20*time.Second, "the key file that everybody may read is to be complained of", func() bool {
+		return slices.ContainsFunc(servers[1].warnings(), func(w string) bool { return strings.Contains(w, "chmod 0600") })
+	})
 	for _, keys := range [][]string{{keyText(1), keyText(2)}, {keyText(2), keyText(1)}, {keyText(2)}} {
 		taken := map[*server]int{}
 		for n, s := range servers {
