@@ -28,6 +28,7 @@ type Peer struct {
 // answer of Knowledge of Cluster lacks Cluster and Complete, which this package does not know.
 type Knowledge struct {
 	ID        string
+	Address   string   // of its peer port, by its own word; "": it is of a version that does not say
 	Cluster   string   // UUID, also of one whose log the server has lost; "": none
 	Servers   []Member // of its Raft configuration; empty: it belongs to no cluster (R4: "has no raft peers")
 	Leader    string   // id, by what it knows
@@ -127,8 +128,14 @@ func (c *Cluster) ask(ctx context.Context, peers []Peer) answers {
 	for _, p := range peers[:min(len(peers), maxPeers)] {
 		group.Go(func() {
 			k, err := c.book.directory.Ask(ctx, p)
-			if err == nil && k.ID != p.ID {
+			switch {
+			case err != nil:
+			case k.ID != p.ID:
 				err = fmt.Errorf("server %s answers at %s: %w", k.ID, p.Address, eboot.ErrConflict)
+			case k.Address != "" && k.Address != p.Address:
+				// It may have been reached in another way than by this address, or through
+				// somebody who passes on what is said. Only its own word says where it is.
+				err = fmt.Errorf("gossip says that it is at %s, and it says %s: %w", p.Address, k.Address, eboot.ErrConflict)
 			}
 			mu.Lock()
 			defer mu.Unlock()
@@ -147,7 +154,7 @@ func (c *Cluster) ask(ctx context.Context, peers []Peer) answers {
 func (c *Cluster) Knowledge() Knowledge {
 	s := c.Status()
 	return Knowledge{
-		ID: c.options.ServerID, Servers: s.Servers, Leader: s.Leader, LastIndex: s.LastIndex, Applied: s.AppliedIndex,
+		ID: c.options.ServerID, Address: string(c.transport.LocalAddr()), Servers: s.Servers, Leader: s.Leader, LastIndex: s.LastIndex, Applied: s.AppliedIndex,
 		Founding: c.offer().encode(), Waiting: c.Waiting(),
 	}
 }

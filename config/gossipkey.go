@@ -47,8 +47,9 @@ func (g Gossip) Keys() ([][]byte, error) {
 // with # are passed over. A file of nothing but 32 bytes is one key as it is. Errors wrap
 // eboot.ErrInvalid and do not show the content.
 func ParseGossipKeys(content []byte) ([][]byte, error) {
-	// 32 letters are half of a key in hexadecimal, or a pass phrase, and not random bytes.
-	if len(content) == gossipKeySize && bytes.ContainsFunc(content, func(r rune) bool { return r < ' ' || r > '~' }) {
+	// 32 letters, a line's end among them, are half of a key in hexadecimal, or a pass phrase,
+	// and not random bytes.
+	if len(content) == gossipKeySize && bytes.ContainsFunc(bytes.TrimRight(content, "\r\n"), func(r rune) bool { return r < ' ' || r > '~' }) {
 		return [][]byte{content}, nil
 	}
 	if len(content) > maxKeyFile {

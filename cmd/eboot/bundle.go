@@ -129,7 +129,8 @@ func (c *command) publish(ctx context.Context, client *api.Client, ref eboot.Ref
 			fmt.Fprintln(c.out, "note:", note)
 		}
 	}
-	signatures, err := signPublish(bundlesOf(ref, source), keys, made)
+	own := bundlesOf(ref, source)
+	signatures, err := signPublish(own, keys, made)
 	if err != nil {
 		return api.PublishOutcome{}, found, err
 	}
@@ -139,6 +140,11 @@ func (c *command) publish(ctx context.Context, client *api.Client, ref eboot.Ref
 		Ref: ref, ERTS: found.ERTS, BootScript: found.BootScript, SysConfig: found.SysConfig,
 		Channel: flags.channel, MinCopies: flags.minCopies, Signatures: signatures, Source: source, Progress: sending.set,
 	})
+	for _, b := range outcome.Bundles { // the digest that is shown is what a signer compares with
+		if err == nil && b.Manifest != own[0].Manifest {
+			err = fmt.Errorf("publish %s: the server answers with manifest %s, and %s was sent: %w", ref, b.Manifest, own[0].Manifest, eboot.ErrUnavailable)
+		}
+	}
 	return outcome, found, err
 }
 
@@ -165,7 +171,7 @@ func publishText(w io.Writer, ref eboot.Ref, channel string, o api.PublishOutcom
 			sent += ", which the server had lost"
 		}
 	}
-	if _, err := fmt.Fprintf(w, "%s %s for ERTS %s (%s); %s\n", verb, ref, strings.Join(versions, " "), o.Bundles[0].Manifest.Short(), sent); err != nil {
+	if _, err := fmt.Fprintf(w, "%s %s for ERTS %s (%s); %s\n", verb, ref, strings.Join(versions, " "), o.Bundles[0].Manifest, sent); err != nil {
 		return err
 	}
 	if channel != "" {

@@ -67,7 +67,7 @@ func (c *command) bundleSign() *cobra.Command {
 	cmd.Flags().StringVar(&flags.key, "key", "", "secret key, of `eboot keygen bundle` or minisign")
 	cmd.Flags().StringVar(&flags.passphraseFile, "passphrase-file", "", "file whose first line opens the key (default: asked for)")
 	cmd.Flags().StringVar(&flags.erts, "erts", "", "only for this ERTS version (default: all)")
-	cmd.Flags().StringVar(&flags.manifest, "manifest", "", "sign nothing but this manifest: its digest, or the first 12 digits, as `bundle publish` printed them")
+	cmd.Flags().StringVar(&flags.manifest, "manifest", "", "sign nothing but this manifest: its digest, as `bundle publish` printed it")
 	cmd.Flags().StringVar(&flags.statement, "statement", "", "sign this file and send nothing")
 	cmd.Flags().StringVar(&flags.out, "out", "", "with --statement: where the signature goes (default: FILE.minisig)")
 	cmd.Flags().StringArrayVar(&flags.signatures, "signature", nil, "send this signature, of the file of that name without .minisig; may be repeated")
@@ -92,12 +92,20 @@ func (c *command) secretKey(ctx context.Context, path, passphraseFile string) (s
 
 // signPublished signs what a server says a bundle is, once for each ERTS version.
 func (c *command) signPublished(ctx context.Context, client *api.Client, name string, flags signFlags) error {
+	var want eboot.Digest
+	if flags.manifest != "" {
+		// All of it: of the beginning, who can try for some hours makes another tree.
+		var err error
+		if want, err = eboot.ParseDigest(flags.manifest); err != nil {
+			return fmt.Errorf("--manifest: %w", err)
+		}
+	}
 	bundles, err := publishedBundles(ctx, client, name, flags.erts)
 	if err != nil {
 		return err
 	}
 	for _, b := range bundles {
-		if !strings.HasPrefix(b.Manifest.String(), flags.manifest) || flags.manifest != "" && len(flags.manifest) < len(b.Manifest.Short()) {
+		if flags.manifest != "" && b.Manifest != want {
 			return fmt.Errorf("bundle %s for ERTS %s: its manifest is %s, not %s; nothing is signed: %w", b.Ref(), b.ERTS, b.Manifest, flags.manifest, eboot.ErrConflict)
 		}
 	}

@@ -7,6 +7,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -124,8 +125,11 @@ func makeCertificates(flags certFlags) ([]issued, error) {
 	hosts := request.DNS
 	made := make([]issued, len(flags.names))
 	for i, name := range flags.names {
-		if name == authorityFile {
+		switch {
+		case name == authorityFile:
 			return nil, fmt.Errorf("--name %s: the files of the authority are called so: %w", name, eboot.ErrInvalid)
+		case strings.HasSuffix(name, "-key"): // its certificate would take the place of a key, with --replace even of the authority's
+			return nil, fmt.Errorf("--name %s: the keys of others are called so: %w", name, eboot.ErrInvalid)
 		}
 		request.Name, request.DNS = name, hosts
 		if request.Role == identity.Server && identity.IsHostName(name) {

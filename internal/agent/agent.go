@@ -209,10 +209,6 @@ func (a *Agent) Run(ctx context.Context) (err error) {
 			return errors.Join(err, closeDoors(admin))
 		}
 	}
-	for _, warning := range a.config.Warnings() {
-		a.logger.Warn(warning)
-	}
-
 	background := newStage(ctx, "background", fail)
 	others := newStage(ctx, "peers", fail)
 	copying := newStage(ctx, "copies", fail)

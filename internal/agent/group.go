@@ -246,6 +246,15 @@ func (a *Agent) raiseVersion(ctx context.Context) error {
 	if state := a.machine.State(); state.Cluster() == "" || version <= state.Version() {
 		return nil
 	}
+	// Gossip suggests it, and each server must say so itself: one that could not read
+	// what follows would halt.
+	infos := a.infos(ctx)
+	for _, s := range raft.Servers {
+		version = min(version, infos[s.ID].StateVersion) // 0 of one that does not answer
+	}
+	if version <= a.machine.State().Version() {
+		return nil
+	}
 	_, err := a.propose(ctx, fsm.RaiseVersion{Header: a.ownHeader(), Version: version})
 	return err
 }

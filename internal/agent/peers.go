@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net"
 	"net/http"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -133,16 +134,48 @@ const dialPatience = time.Second
 
 // dial connects to a server by its id: its address may change, its id does not.
 func (p *peers) dial(ctx context.Context, id, protocol string) (net.Conn, error) {
-	address := (*p.listed.Load())[id]
+	return p.reach(ctx, id, protocol, dialPatience, p.places(id))
+}
+
+// places is where a server may be: where gossip sees it, which knows first that it moved,
+// and where the cluster has it. Who has the key of gossip can say of a server what he
+// likes; where the cluster has it, it was met.
+func (p *peers) places(id string) []string {
+	var places []string
 	if m, ok := p.heard(id); ok { // who has just heard of a server asks it at once
-		address = m.Peer
+		places = append(places, m.Peer)
 	}
-	if address == "" {
-		return nil, fmt.Errorf("server %s: its address is not known: %w", id, eboot.ErrUnreachable)
+	if listed := (*p.listed.Load())[id]; listed != "" && !slices.Contains(places, listed) {
+		places = append(places, listed)
 	}
-	ctx, cancel := context.WithTimeout(ctx, dialPatience)
+	return places
+}
+
+// reach tries the places one after another, with an equal share of the time for each.
+func (p *peers) reach(ctx context.Context, id, protocol string, limit time.Duration, places []string) (net.Conn, error) {
+	var failed error
+	for _, place := range places {
+		conn, err := p.reachAt(ctx, place, id, protocol, limit/time.Duration(len(places)))
+		if err == nil {
+			return conn, nil
+		}
+		if failed != nil {
+			err = fmt.Errorf("%w; %w", failed, err)
+		}
+		if failed = err; ctx.Err() != nil {
+			break
+		}
+	}
+	if failed == nil {
+		failed = fmt.Errorf("server %s: its address is not known: %w", id, eboot.ErrUnreachable)
+	}
+	return nil, failed
+}
+
+func (p *peers) reachAt(ctx context.Context, place, id, protocol string, limit time.Duration) (net.Conn, error) {
+	ctx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
-	return p.dialer.Dial(ctx, address, protocol, id)
+	return p.dialer.Dial(ctx, place, protocol, id)
 }
 
 // Peers returns the others of this cluster name that are alive, by id.
@@ -166,7 +199,7 @@ func (p *peers) Ask(ctx context.Context, peer cluster.Peer) (cluster.Knowledge, 
 		return cluster.Knowledge{}, err
 	}
 	known := cluster.Knowledge{
-		ID: info.ID, Cluster: info.Cluster, Leader: info.Leader,
+		ID: info.ID, Address: info.Address, Cluster: info.Cluster, Leader: info.Leader,
 		LastIndex: info.LastIndex, Applied: info.AppliedIndex, Complete: info.Complete, Founding: info.Founding,
 	}
 	for _, w := range info.Waiting {

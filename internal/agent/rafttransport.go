@@ -61,18 +61,16 @@ func (peerAddress) Network() string  { return "tcp" }
 func (a peerAddress) String() string { return string(a) }
 
 // Connect connects to a server, which must have this id unless it is empty. It tries
-// again for returnPatience, at the address that gossip has by then.
+// again for returnPatience, where gossip and the cluster have it by then.
 func (t *raftTransport) Connect(address, id string, timeout time.Duration) (net.Conn, error) {
 	if id == "" { // nothing tells when it is back
-		ctx, cancel := context.WithTimeout(t.life, timeout)
-		defer cancel()
-		return t.dial(ctx, address, id)
+		return t.peers.reachAt(t.life, address, id, peerport.Raft, min(timeout, redialTimeout))
 	}
 	ctx, leave := t.enter(id)
 	defer leave()
 	for {
 		changed := t.peers.gossip.Changed()
-		conn, err := t.dial(ctx, t.latest(address, id), id)
+		conn, err := t.peers.reach(ctx, id, peerport.Raft, redialTimeout, t.places(address, id))
 		if err == nil {
 			return conn, nil
 		}
@@ -85,18 +83,13 @@ func (t *raftTransport) Connect(address, id string, timeout time.Duration) (net.
 	}
 }
 
-func (t *raftTransport) dial(ctx context.Context, address, id string) (net.Conn, error) {
-	ctx, cancel := context.WithTimeout(ctx, redialTimeout)
-	defer cancel()
-	return t.peers.dialer.Dial(ctx, address, peerport.Raft, id)
-}
-
-// latest is where gossip sees a server now.
-func (t *raftTransport) latest(address, id string) string {
-	if m, ok := t.peers.heard(id); ok && m.Alive {
-		return m.Peer
+// places is where a server may be; address is what Raft was told before.
+func (t *raftTransport) places(address, id string) []string {
+	places := t.peers.places(id)
+	if !slices.Contains(places, address) {
+		places = append(places, address)
 	}
-	return address
+	return places
 }
 
 func (t *raftTransport) enter(id string) (ctx context.Context, leave func()) {

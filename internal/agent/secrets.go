@@ -3,8 +3,8 @@ package agent
 import (
 	"bytes"
 	"context"
+	"os"
 	"slices"
-	"strings"
 	"sync/atomic"
 	"time"
 
@@ -17,6 +17,7 @@ type secrets struct {
 	credentials *identity.Credentials  // nil: tls.insecure, or alone
 	keys        [][]byte               // of gossip; followSecrets only, once it runs
 	keyProblem  atomic.Pointer[string] // why the gossip key file is not followed; nil: it is
+	keyExposed  atomic.Bool            // everybody on this machine may read the gossip key file
 }
 
 func (a *Agent) openCredentials() (err error) {
@@ -54,6 +55,9 @@ func (s *secrets) warnings() (w []string) {
 	if p := s.keyProblem.Load(); p != nil {
 		w = append(w, *p)
 	}
+	if s.keyExposed.Load() {
+		w = append(w, "everybody on this machine may read the key of gossip (gossip.key_file); chmod 0600 it")
+	}
 	return w
 }
 
@@ -62,22 +66,16 @@ const (
 	remindEvery  = 24 * time.Hour
 )
 
-// followSecrets takes over files that have changed, and says what is wrong with them:
-// at once, and every day as long as it is so.
+// followSecrets takes over files that have changed, and says what is wrong with them, or that
+// there are none: at once, and every day as long as it is so.
 func (a *Agent) followSecrets(ctx context.Context) error {
 	ticker := time.NewTicker(secretsEvery)
 	defer ticker.Stop()
-	var said string
-	var saidAt time.Time
+	var r reminder
 	for {
 		a.followGossipKeys()
-		warnings := a.secrets.warnings()
-		text := strings.Join(warnings, "\n")
-		if now := a.now(); text != said || text != "" && now.Sub(saidAt) >= remindEvery {
-			for _, w := range warnings {
-				a.logger.Warn(w)
-			}
-			said, saidAt = text, now
+		for _, w := range r.due(append(a.config.Warnings(), a.secrets.warnings()...), a.now()) {
+			a.logger.Warn(w)
 		}
 		select {
 		case <-ticker.C:
@@ -87,12 +85,31 @@ func (a *Agent) followSecrets(ctx context.Context) error {
 	}
 }
 
+// reminder says of which warnings the log is to have a line.
+type reminder struct{ said map[string]time.Time }
+
+// due returns those that are new, and those that were said a day ago.
+func (r *reminder) due(warnings []string, now time.Time) (due []string) {
+	said := map[string]time.Time{}
+	for _, w := range warnings {
+		at, known := r.said[w]
+		if since := now.Sub(at); !known || since >= remindEvery || since < 0 { // a clock that was set back
+			due, at = append(due, w), now
+		}
+		said[w] = at
+	}
+	r.said = said
+	return due
+}
+
 // followGossipKeys has gossip use what is in the file now. It is read whole each time: it
 // is short, and a change of time stamp may be missed.
 func (a *Agent) followGossipKeys() {
 	if a.config.Gossip.KeyFile == "" {
 		return
 	}
+	info, err := os.Stat(a.config.Gossip.KeyFile)
+	a.secrets.keyExposed.Store(err == nil && info.Mode().Perm()&0o007 != 0)
 	keys, err := a.config.Gossip.Keys()
 	if err == nil && !slices.EqualFunc(keys, a.secrets.keys, bytes.Equal) {
 		if err = a.peers.gossip.SetKeys(keys); err == nil {

@@ -168,6 +168,12 @@ func TestServersWithCertificates(t *testing.T) {
 	testutil.Poll(t, 20*time.Second, "the damaged key file is to be complained of", func() bool {
 		return slices.ContainsFunc(servers[0].warnings(), func(w string) bool { return strings.Contains(w, "the gossip keys stay as they were") })
 	})
+	if err := os.Chmod(configs[1].Gossip.KeyFile, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	testutil.Poll(t, 20*time.Second, "the key file that everybody may read is to be complained of", func() bool {
+		return slices.ContainsFunc(servers[1].warnings(), func(w string) bool { return strings.Contains(w, "chmod 0600") })
+	})
 	for _, keys := range [][]string{{keyText(1), keyText(2)}, {keyText(2), keyText(1)}, {keyText(2)}} {
 		taken := map[*server]int{}
 		for n, s := range servers {
@@ -221,5 +227,42 @@ func TestWrongCertificateDoesNotStart(t *testing.T) {
 	_, err := New(Options{Config: c, Logger: (&logged{}).logger(t), Version: "test"})
 	if !errors.Is(err, eboot.ErrInvalid) || !strings.Contains(err.Error(), `want that of a server of cluster "test"`) {
 		t.Errorf("%v", err)
+	}
+}
+
+// What should not stay as it is is said again and again.
+func TestReminder(t *testing.T) {
+	var r reminder
+	noon := time.Date(2026, 1, 2, 12, 0, 0, 0, time.UTC)
+	for _, step := range []struct {
+		after     time.Duration
+		now, want []string
+	}{
+		{0, []string{"insecure"}, []string{"insecure"}},
+		{5 * time.Second, []string{"insecure"}, nil},
+		{time.Hour, []string{"insecure", "expires"}, []string{"expires"}},
+		{remindEvery, []string{"insecure", "expires"}, []string{"insecure"}},
+		{remindEvery + time.Hour, []string{"insecure", "expires"}, []string{"expires"}},
+		{remindEvery + 2*time.Hour, []string{"insecure"}, nil},
+		{remindEvery + 3*time.Hour, []string{"insecure", "expires"}, []string{"expires"}},
+		{-time.Hour, []string{"insecure"}, []string{"insecure"}},
+	} {
+		if got := r.due(step.now, noon.Add(step.after)); !slices.Equal(got, step.want) {
+			t.Errorf("after %v: %q, want %q", step.after, got, step.want)
+		}
+	}
+}
+
+// A server without certificates says so in its log, too.
+func TestInsecureIsSaid(t *testing.T) {
+	t.Parallel()
+	c := settings(t)
+	c.TLS.Insecure = true
+	c.Peer.Bind, c.Gossip.Bind = netip.AddrPortFrom(c.Boot.Bind[0], 14381), netip.AddrPortFrom(c.Boot.Bind[0], 14382)
+	s := start(t, c)
+	s.says(t, "[WARN]", "tls.insecure")
+	status, err := s.client.Status(t.Context())
+	if err != nil || !slices.ContainsFunc(status.Warnings, func(w string) bool { return strings.HasPrefix(w, "tls.insecure") }) {
+		t.Errorf("status: %+v, %v", status.Warnings, err)
 	}
 }

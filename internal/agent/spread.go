@@ -11,6 +11,7 @@ import (
 	"eboot"
 	"eboot/api"
 	"eboot/cluster"
+	"eboot/fsm"
 	"eboot/internal/peerrpc"
 )
 
@@ -213,7 +214,7 @@ func (a *Agent) Info() peerrpc.ServerInfo {
 	state := a.view.State()
 	readiness, serving := a.readiness(state)
 	info := peerrpc.ServerInfo{
-		ID: a.server, Cluster: a.clusterID(), Version: a.version, Configuration: peerrpc.Configuration{Servers: members(raft), Leader: raft.Leader, Founding: known.Founding},
+		ID: a.server, Cluster: a.clusterID(), Version: a.version, Address: known.Address, StateVersion: fsm.Version, Configuration: peerrpc.Configuration{Servers: members(raft), Leader: raft.Leader, Founding: known.Founding},
 		LastIndex: raft.LastIndex, AppliedIndex: raft.AppliedIndex, StateIndex: a.machine.State().Index(), Complete: true,
 		Ready: readiness.Ready, Serving: serving, Reasons: readiness.Reasons, BootAddresses: bootAddresses(a.config.Boot.Bind), Bundles: []eboot.BundleOnDisk{},
 		CertificateExpires: a.certificateExpires(),

@@ -224,10 +224,13 @@ func (c *Credentials) current() *loaded {
 	return c.loaded.Load()
 }
 
-// look takes the files when they have changed and are good; c.mu is held.
+// look takes the files when they have changed and are good; c.mu is held. Those that were not
+// good are read again each time: a mode, an owner or the clock may be put right, which shows in
+// no time stamp.
 func (c *Credentials) look(now time.Time) {
 	found := c.stat() // before they are read: what changes meanwhile is seen next time
-	if same(c.seen, found) {
+	known := c.problem.Load()
+	if known == nil && same(c.seen, found) {
 		return
 	}
 	c.seen = found
@@ -238,6 +241,9 @@ func (c *Credentials) look(now time.Time) {
 	}
 	if err != nil {
 		problem := "the certificate files have changed and are not taken, those from before stay in use: " + err.Error()
+		if known != nil && *known == problem {
+			return
+		}
 		c.problem.Store(&problem)
 		c.options.Logger.Error("certificate files have changed and are not taken; those from before stay in use", "error", err)
 		return

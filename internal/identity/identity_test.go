@@ -343,6 +343,34 @@ func TestFilesChange(t *testing.T) {
 	}
 }
 
+// A certificate that was made where the clock is ahead is taken when its time has come, though
+// its files do not change again.
+func TestFilesOfTheFuture(t *testing.T) {
+	a, ca := authority(t, "prod")
+	p := newPlace(t, ca.Certificate, issue(t, a, Server, "boot1", day))
+	c, err := Open(p.Options)
+	if err != nil {
+		t.Fatal(err)
+	}
+	next, _, err := a.Issue(Request{Role: Server, Name: "boot2", Lifetime: day}, noon.Add(time.Hour))
+	if err != nil {
+		t.Fatal(err)
+	}
+	put(t, p.Cert, next.Certificate)
+	put(t, p.Key, next.Key)
+	p.pass(time.Minute)
+	if w := c.Warnings(); c.Name().Name != "boot1" || len(w) != 1 || !strings.Contains(w[0], "valid from") {
+		t.Errorf("too early: %v, %v", c.Name(), w)
+	}
+	p.pass(time.Hour)
+	if w := c.Warnings(); c.Name().Name != "boot2" || w != nil {
+		t.Errorf("in time: %v, %v", c.Name(), w)
+	}
+	if n := strings.Count(p.log.String(), "not taken"); n != 1 {
+		t.Errorf("%d lines in the log", n)
+	}
+}
+
 func TestExpiry(t *testing.T) {
 	a, ca := authority(t, "prod")
 	for _, lifetime := range []time.Duration{365 * day, 21 * day, 12 * time.Hour} {

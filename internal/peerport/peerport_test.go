@@ -8,6 +8,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"strings"
@@ -618,6 +619,15 @@ func TestRefusalsAreBounded(t *testing.T) {
 	}
 	if unsaid, ok := r.allow(refusalKey{kind: "new"}, start.Add(refusalPause)); !ok || unsaid != 10_000-maxRefusals {
 		t.Errorf("a minute later: %d, %v", unsaid, ok)
+	}
+}
+
+// A reason may hold a name out of a stranger's certificate, which has room for 256 KiB.
+func TestReasonsAreCut(t *testing.T) {
+	var buf bytes.Buffer
+	newRefusals(hclog.New(&hclog.LoggerOptions{Output: &buf})).log("denied", netip.Addr{}, strings.Repeat("ü", 100_000))
+	if n := buf.Len(); n < maxReason/4 || n > 8*maxReason {
+		t.Errorf("a line of %d bytes", n)
 	}
 }
 

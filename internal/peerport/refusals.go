@@ -2,6 +2,7 @@ package peerport
 
 import (
 	"net/netip"
+	"strings"
 	"sync"
 	"time"
 
@@ -13,6 +14,7 @@ import (
 const (
 	refusalPause = time.Minute
 	maxRefusals  = 256
+	maxReason    = 500 // bytes of it in the log
 )
 
 // refusals logs why connections were refused, a line a minute for each address and
@@ -37,6 +39,9 @@ func (r *refusals) log(kind string, from netip.Addr, reason string) {
 	unsaid, ok := r.allow(refusalKey{kind, from}, time.Now())
 	if !ok {
 		return
+	}
+	if len(reason) > maxReason { // a certificate may name its authority at length
+		reason = strings.ToValidUTF8(reason[:maxReason], "") + "..."
 	}
 	r.logger.Warn("refused a connection to the peer port", "from", from, "reason", reason, "not_logged_before", unsaid)
 }

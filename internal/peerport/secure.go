@@ -9,6 +9,8 @@ import (
 	"io"
 	"net"
 	"strings"
+	"sync"
+	"time"
 
 	"eboot"
 )
@@ -39,14 +41,85 @@ func (p *Port) wrap(raw net.Conn) net.Conn {
 	}
 	config := p.options.Credentials.Incoming()
 	config.NextProtos = []string{application}
-	return tls.Server(raw, config)
+	return newVouched(tls.Server(raw, config), p.options.Credentials, func(err error) {
+		p.refusals.log("no longer accepted", remoteIP(raw), reason(err))
+	})
+}
+
+// recheckEvery is how long a connection that is in use may go on after its certificate has
+// expired, or its authority was taken out of tls.ca.
+const recheckEvery = 2 * time.Second
+
+// vouched is a connection within TLS whose other side must stay acceptable: a connection that
+// was opened with a stolen certificate does not outlive the authority of that. It is asked when
+// something comes or goes; what nobody uses harms nobody.
+type vouched struct {
+	*tls.Conn
+	credentials Credentials
+	refused     func(error) // is called once when it is over; nil: nobody wants to know
+
+	mu  sync.Mutex
+	at  time.Time // of the latest check; zero: it was never accepted, and the port says why
+	err error     // why it is over
+}
+
+var _ net.Conn = (*vouched)(nil)
+
+func newVouched(conn *tls.Conn, c Credentials, refused func(error)) *vouched {
+	return &vouched{Conn: conn, credentials: c, refused: refused}
+}
+
+// accept begins the checks: the other side was accepted at this moment.
+func (v *vouched) accept() *vouched {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	v.at = time.Now()
+	return v
+}
+
+// check returns why the other side is not accepted any more, and closes the connection then.
+func (v *vouched) check() error {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	now := time.Now()
+	if v.err != nil || v.at.IsZero() || now.Sub(v.at) < recheckEvery {
+		return v.err
+	}
+	v.at = now
+	err := v.credentials.CheckServer(v.ConnectionState().PeerCertificates)
+	if err == nil {
+		return nil
+	}
+	v.err = fmt.Errorf("the connection is ended: %w", err)
+	if v.refused != nil {
+		v.refused(err)
+	}
+	_ = v.NetConn().Close() // without a goodbye, for which a write under way would be waited for
+	return v.err
+}
+
+// Read passes on what came from a server that is still accepted.
+func (v *vouched) Read(b []byte) (int, error) {
+	n, err := v.Conn.Read(b)
+	if refused := v.check(); refused != nil {
+		return 0, refused
+	}
+	return n, err
+}
+
+// Write sends to a server that is still accepted.
+func (v *vouched) Write(b []byte) (int, error) {
+	if err := v.check(); err != nil {
+		return 0, err
+	}
+	return v.Conn.Write(b)
 }
 
 // secure does the TLS handshake, where there are credentials. It returns what a refusal
 // can be said over: the connection as wrapped; the raw one, to somebody who does not speak
 // TLS; nil when there is nobody to tell. The refusal is nil when all is well.
 func (p *Port) secure(ctx context.Context, conn *Conn) (answer net.Conn, r *refusal) {
-	secured, ok := conn.Conn.(*tls.Conn)
+	secured, ok := conn.Conn.(*vouched)
 	if !ok {
 		return conn.Conn, nil
 	}
@@ -65,7 +138,7 @@ func (p *Port) secure(ctx context.Context, conn *Conn) (answer net.Conn, r *refu
 	if err := p.options.Credentials.CheckServer(state.PeerCertificates); err != nil {
 		return secured, refuse(eboot.ErrDenied, "%s", reason(err))
 	}
-	return secured, nil
+	return secured.accept(), nil
 }
 
 // secure does the handshake of the one who dials. Its errors are a *refusal, or the
@@ -83,7 +156,7 @@ func (d Dialer) secure(raw net.Conn) (net.Conn, error) {
 	case err == nil && conn.ConnectionState().NegotiatedProtocol != application:
 		return nil, refuse(eboot.ErrDenied, "it speaks TLS and is not the peer port of a server")
 	case err == nil:
-		return conn, nil
+		return newVouched(conn, d.Credentials, nil).accept(), nil
 	case errors.As(err, &header):
 		return nil, refuse(eboot.ErrDenied, "it does not speak TLS: a server without certificates (tls.ca, tls.cert, tls.key), or another program")
 	case errors.Is(err, eboot.ErrDenied):

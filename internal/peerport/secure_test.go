@@ -13,6 +13,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -112,7 +113,7 @@ func TestCertificates(t *testing.T) {
 			t.Fatal(err)
 		}
 		says(t, conn, "hello over "+protocol)
-		if v := conn.(*tls.Conn).ConnectionState().Version; v != tls.VersionTLS13 {
+		if v := conn.(*vouched).ConnectionState().Version; v != tls.VersionTLS13 {
 			t.Errorf("TLS version %#x", v)
 		}
 	}
@@ -297,7 +298,9 @@ func TestSlowHandshake(t *testing.T) {
 	says(t, conn, "still")
 }
 
-// New files count for the next connection, and connections that are open stay.
+// New files count for the next connection. One that is open stays as long as both sides still
+// accept each other, and ends when one of them does not: who has stolen a certificate does not
+// keep what he opened with it.
 func TestCertificatesChange(t *testing.T) {
 	old, next := newAuthority(t, "prod"), newAuthority(t, "prod")
 	mine, files := old.server(t, "b")
@@ -325,7 +328,59 @@ func TestCertificatesChange(t *testing.T) {
 	if _, err := secureDial(t, address, Raft, theirs); !errors.Is(err, eboot.ErrDenied) {
 		t.Errorf("one of the old authority: %v", err)
 	}
-	says(t, before, "opened before")
+	poll(t, "what was opened with it to end", func() bool {
+		_ = before.SetDeadline(time.Now().Add(patience))
+		if _, err := io.WriteString(before, "x"); err != nil {
+			return true
+		}
+		_, err := io.ReadFull(before, make([]byte, 1))
+		return err != nil && !errors.Is(err, os.ErrDeadlineExceeded)
+	})
+	poll(t, "the port to have closed it", func() bool { return p.Stats().Open == 1 }) // the stranger's
+}
+
+// An end that a certificate has is one for the connections, too: of the one who dialled and of
+// the one who accepted.
+func TestOpenConnectionsExpire(t *testing.T) {
+	a := newAuthority(t, "prod")
+	for _, side := range []string{"dialled", "accepted"} {
+		t.Run(side, func(t *testing.T) {
+			_, files := a.server(t, "b")
+			_, theirFiles := a.server(t, "a")
+			offset := new(atomic.Int64)
+			late := func() time.Time { return time.Now().Add(time.Duration(offset.Load())) }
+			files.Now, theirFiles.Now = time.Now, late // the one with theirFiles finds that the other has expired
+			if side == "accepted" {
+				files.Now, theirFiles.Now = late, time.Now
+			}
+			mine, theirs := open(t, files), open(t, theirFiles)
+			p, address, _ := serve(t, Options{Credentials: mine})
+			echo(t, p, Raft)
+			conn, err := secureDial(t, address, Raft, theirs)
+			if err != nil {
+				t.Fatal(err)
+			}
+			says(t, conn, "hello")
+			offset.Store(int64(2 * time.Hour))
+			poll(t, "the connection to end", func() bool {
+				_ = conn.SetDeadline(time.Now().Add(patience))
+				if _, err := io.WriteString(conn, "x"); err != nil {
+					return true
+				}
+				_, err := io.ReadFull(conn, make([]byte, 1))
+				return err != nil && !errors.Is(err, os.ErrDeadlineExceeded)
+			})
+		})
+	}
+}
+
+func open(t *testing.T, o identity.Options) *identity.Credentials {
+	t.Helper()
+	c, err := identity.Open(o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return c
 }
 
 // HTTP runs over it, large answers included, from several connections at once.

@@ -15,6 +15,9 @@ type ServerInfo struct {
 	ID      string `json:"id"`
 	Cluster string `json:"cluster"` // UUID by its state; empty: it knows none
 	Version string `json:"version"`
+	Address string `json:"address,omitempty"` // of its peer port, as others reach it; empty: it is of an older version
+	// StateVersion is the highest version of replicated commands that it can read; 0: likewise.
+	StateVersion int `json:"state_version,omitempty"`
 	Configuration
 	LastIndex     uint64               `json:"last_index"`
 	AppliedIndex  uint64               `json:"applied_index"`
