@@ -51,9 +51,9 @@ type DiscoveryOptions struct {
 	Pace   time.Duration
 	Logger hclog.Logger // nil: nothing is logged
 
-	// AnswersPerAddress is how many answers a second one source address gets in the
-	// long run, and AnswerBurst how many at once. Many slaves may share one address,
-	// and each asks three times. Zero: 200 and 1024.
+	// AnswersPerAddress is how many requests a second of one source address are looked
+	// at in the long run, and AnswerBurst how many at once. Many slaves may share one
+	// address, and each asks three times. Zero: 200 and 1024.
 	AnswersPerAddress, AnswerBurst int
 	// Answers is how many answers a second all sources get together. Zero: 20,000.
 	Answers int
@@ -65,6 +65,7 @@ type DiscoveryStats struct {
 	Answers   uint64 // replies sent
 	Refused   uint64 // requests that the Answerer refused
 	Malformed uint64 // datagrams that are no request, or from an address that cannot be answered
+	Dropped   uint64 // datagrams that the kernel dropped: no requests, by their first bytes, or the socket's buffer was full; as of the latest that it did not drop
 	Limited   uint64 // requests not answered because of a rate limit
 	Failed    uint64 // replies that could not be sent
 }
@@ -100,6 +101,7 @@ type search struct {
 type Discovery struct {
 	options  DiscoveryOptions // no zeros, but for Pace
 	refusals *refusals
+	debug    *debugLog
 	count    discoveryCounters
 
 	mu       sync.Mutex // guards what follows
@@ -110,7 +112,7 @@ type Discovery struct {
 
 // discoveryCounters are those of DiscoveryStats.
 type discoveryCounters struct {
-	requests, answers, refused, malformed, limited, failed atomic.Uint64
+	requests, answers, refused, malformed, dropped, limited, failed atomic.Uint64
 }
 
 // NewDiscovery makes a Discovery. It starts nothing.
@@ -126,6 +128,7 @@ func NewDiscovery(options DiscoveryOptions) *Discovery {
 	return &Discovery{
 		options:  options,
 		refusals: &refusals{logger: options.Logger},
+		debug:    &debugLog{logger: options.Logger},
 		searches: aging[netip.AddrPort, search]{period: searchMemory, limit: maxSearches},
 		buckets:  aging[netip.Addr, bucket]{period: refill, limit: maxBuckets},
 	}
@@ -146,6 +149,7 @@ func (d *Discovery) Stats() DiscoveryStats {
 		Answers:   d.count.answers.Load(),
 		Refused:   d.count.refused.Load(),
 		Malformed: d.count.malformed.Load(),
+		Dropped:   d.count.dropped.Load(),
 		Limited:   d.count.limited.Load(),
 		Failed:    d.count.failed.Load(),
 	}
@@ -173,7 +177,7 @@ func (d *Discovery) Serve(ctx context.Context, conn *net.UDPConn) error {
 func (d *Discovery) sent(err error) {
 	if err != nil {
 		d.count.failed.Add(1)
-		d.options.Logger.Debug("discovery reply not sent", "error", err)
+		d.debug.log(time.Now(), "discovery reply not sent", func() []any { return []any{"error", err} })
 		return
 	}
 	d.count.answers.Add(1)
@@ -185,6 +189,7 @@ func (d *Discovery) receive(ctx context.Context, conn *net.UDPConn, out *outbox)
 	var pause backoff
 	datagram := make([]byte, maxQuery+1)
 	oob := controlSpace()
+	drops := uint32(0)
 	for {
 		n, oobn, flags, slave, err := conn.ReadMsgUDPAddrPort(datagram, oob)
 		if err != nil {
@@ -199,21 +204,32 @@ func (d *Discovery) receive(ctx context.Context, conn *net.UDPConn, out *outbox)
 			continue
 		}
 		pause.reset()
+		came := parseArrival(oob[:oobn])
+		if came.drops != 0 {
+			d.count.dropped.Add(uint64(came.drops - drops))
+			drops = came.drops
+		}
 		slave = netip.AddrPortFrom(slave.Addr().Unmap(), slave.Port())
 		version, ok := parseQuery(datagram[:n])
 		if !ok || flags&syscall.MSG_TRUNC != 0 || !answerable(slave) {
 			d.count.malformed.Add(1)
 			continue
 		}
-		source, _ := askedAddress(oob[:oobn])
-		d.answer(out, slave, source, string(version))
+		d.answer(out, slave, came.asked, version)
 	}
 }
 
-// answer handles one well-formed request.
-func (d *Discovery) answer(out *outbox, slave netip.AddrPort, source netip.Addr, version string) {
+// answer handles one well-formed request. A source that asks too often costs little: it is
+// found out before anything is asked or made for it, whether or not it may boot.
+func (d *Discovery) answer(out *outbox, slave netip.AddrPort, source netip.Addr, erts []byte) {
 	d.count.requests.Add(1)
 	now := time.Now()
+	if !d.admit(now, slave.Addr()) {
+		d.count.limited.Add(1)
+		d.refusals.log(now, slave.Addr(), "too many requests", "discovery not answered", "")
+		return
+	}
+	version := string(erts)
 	asked := source
 	if !asked.IsValid() { // a socket that does not say it
 		asked = out.conn.LocalAddr().(*net.UDPAddr).AddrPort().Addr().Unmap()
@@ -227,7 +243,7 @@ func (d *Discovery) answer(out *outbox, slave netip.AddrPort, source netip.Addr,
 	s, ok := d.enter(now, slave, offer)
 	if !ok {
 		d.count.limited.Add(1)
-		d.refusals.log(now, slave.Addr(), "too many requests", "discovery not answered", version)
+		d.refusals.log(now, slave.Addr(), "too many requests of all slaves", "discovery not answered", version)
 		return
 	}
 	priority, delay := Pace(s.rank, s.lastRank, s.answered, d.options.Pace)
@@ -236,16 +252,25 @@ func (d *Discovery) answer(out *outbox, slave netip.AddrPort, source netip.Addr,
 	out.put(now, a)
 }
 
-// enter counts one answer in the limits and the searches. It returns the
+// admit counts one request in the limit of its source.
+func (d *Discovery) admit(now time.Time, source netip.Addr) bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	b, _ := d.buckets.get(now, source)
+	if !b.take(now, d.options.AnswersPerAddress, d.options.AnswerBurst) {
+		return false // what is remembered says so also the next time
+	}
+	d.buckets.put(now, source, b)
+	return true
+}
+
+// enter counts one answer in the limit of all and in the searches. It returns the
 // search as it was before.
 func (d *Discovery) enter(now time.Time, slave netip.AddrPort, offer Offer) (search, bool) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	b, _ := d.buckets.get(now, slave.Addr())
-	ok := b.take(now, d.options.AnswersPerAddress, d.options.AnswerBurst)
-	d.buckets.put(now, slave.Addr(), b)
 	// One second's worth may come at once: a site that is switched on.
-	if !ok || !d.all.take(now, d.options.Answers, d.options.Answers) {
+	if !d.all.take(now, d.options.Answers, d.options.Answers) {
 		return search{}, false
 	}
 	s, known := d.searches.get(now, slave)
