@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/hashicorp/go-hclog"
+	"golang.org/x/net/ipv4"
 )
 
 // Query is a slave that looks for a boot server.
@@ -183,15 +184,23 @@ func (d *Discovery) sent(err error) {
 	d.count.answers.Add(1)
 }
 
+// receiveBatch is how many datagrams are taken from a socket at once (recvmmsg(2)): in a flood
+// that costs a third of taking them one by one, and the buffer is emptied as much
+// faster.
+const receiveBatch = 64
+
 // receive reads datagrams until the socket is closed. One bad datagram, or an
 // error that passes, never ends it.
 func (d *Discovery) receive(ctx context.Context, conn *net.UDPConn, out *outbox) error {
 	var pause backoff
-	datagram := make([]byte, maxQuery+1)
-	oob := controlSpace()
+	socket := ipv4.NewPacketConn(conn)
+	batch := make([]ipv4.Message, receiveBatch)
+	for i := range batch {
+		batch[i] = ipv4.Message{Buffers: [][]byte{make([]byte, maxQuery+1)}, OOB: controlSpace()}
+	}
 	drops := uint32(0)
 	for {
-		n, oobn, flags, slave, err := conn.ReadMsgUDPAddrPort(datagram, oob)
+		n, err := socket.ReadBatch(batch, 0)
 		if err != nil {
 			if ctx.Err() != nil {
 				return nil
@@ -204,19 +213,32 @@ func (d *Discovery) receive(ctx context.Context, conn *net.UDPConn, out *outbox)
 			continue
 		}
 		pause.reset()
-		came := parseArrival(oob[:oobn])
-		if came.drops != 0 {
-			d.count.dropped.Add(uint64(came.drops - drops))
-			drops = came.drops
+		for i := range batch[:n] {
+			came := parseArrival(batch[i].OOB[:batch[i].NN])
+			if came.drops != 0 {
+				d.count.dropped.Add(uint64(came.drops - drops))
+				drops = came.drops
+			}
+			d.receiveOne(out, &batch[i], came.asked)
 		}
-		slave = netip.AddrPortFrom(slave.Addr().Unmap(), slave.Port())
-		version, ok := parseQuery(datagram[:n])
-		if !ok || flags&syscall.MSG_TRUNC != 0 || !answerable(slave) {
-			d.count.malformed.Add(1)
-			continue
-		}
-		d.answer(out, slave, came.asked, version)
 	}
+}
+
+// receiveOne handles one datagram. asked is the address of ours that it was sent to, if that is known.
+func (d *Discovery) receiveOne(out *outbox, m *ipv4.Message, asked netip.Addr) {
+	version, ok := parseQuery(m.Buffers[0][:m.N])
+	from, isUDP := m.Addr.(*net.UDPAddr)
+	if !ok || !isUDP || m.Flags&syscall.MSG_TRUNC != 0 {
+		d.count.malformed.Add(1)
+		return
+	}
+	slave := from.AddrPort()
+	slave = netip.AddrPortFrom(slave.Addr().Unmap(), slave.Port())
+	if !answerable(slave) {
+		d.count.malformed.Add(1)
+		return
+	}
+	d.answer(out, slave, asked, version)
 }
 
 // answer handles one well-formed request. A source that asks too often costs little: it is

@@ -301,4 +301,3 @@ func BenchmarkPlaces(b *testing.B) {
 		})
 	}
 }
-
