@@ -36,6 +36,7 @@ var (
 	errFirstByte  = errors.New("the slave sent nothing after connecting")
 	errFrameTime  = errors.New("the slave did not complete a request in time")
 	errIdle       = errors.New("idle for too long")
+	errDisplaced  = errors.New("the slave was silent, and others needed its place")
 	errProgress   = errors.New("the slave did not take the reply in time")
 	errTooLong    = errors.New("the request is longer than 64 KiB")
 	errCutShort   = fmt.Errorf("in the middle of a request: %w", ErrSlaveClosed)
@@ -59,6 +60,7 @@ type connection struct {
 	began  time.Time   // when it was accepted
 	held   Held        // nil: nobody keeps it
 	busy   atomic.Bool // a request is outstanding
+	place  place       // guarded by server.mu
 
 	guard   sync.Mutex            // held while Allowed or Close is called
 	session Session               // nil once closed
@@ -94,7 +96,9 @@ func (c *connection) run(session Session) {
 	if cause := c.ended.Load(); cause != nil {
 		reason = *cause
 	}
-	c.server.options.Logger.Debug("connection of a slave ended", "slave", c.slave, "erts", c.group.erts, "reason", reason)
+	c.server.debug.log(time.Now(), "connection of a slave ended", func() []any {
+		return []any{"slave", c.slave, "erts", c.group.erts, "reason", oneLine(reason.Error())}
+	})
 	if reason == errClosed {
 		reason = nil
 	}
@@ -164,7 +168,7 @@ func (c *connection) next() ([]byte, error) {
 			}
 			if len(have) >= headerSize+int(length) {
 				c.start += headerSize + int(length)
-				c.waiting = nil
+				c.spoke()
 				return have[headerSize : headerSize+int(length)], nil
 			}
 		}
@@ -250,12 +254,27 @@ func (c *connection) room(have int) {
 // passes. Setting it costs more than the rest of a small request, so an idle
 // deadline that has most of its time left is kept.
 func (c *connection) expect(what error, limit time.Duration) error {
-	c.waiting = what
+	if c.waiting = what; what != errIdle {
+		c.server.mu.Lock()
+		c.server.places.hush(c.now, &c.place)
+		c.server.mu.Unlock()
+	}
 	if left := c.deadline.Sub(c.now); what == errIdle && left <= limit && left > limit-limit/8 {
 		return nil
 	}
 	c.deadline = c.now.Add(limit)
 	return c.arm(c.end - c.start)
+}
+
+// spoke notes that a request is whole. Most are when their first byte is seen, and cost
+// nothing here.
+func (c *connection) spoke() {
+	if c.waiting == errFirstByte || c.waiting == errFrameTime {
+		c.server.mu.Lock()
+		c.server.places.speak(&c.place)
+		c.server.mu.Unlock()
+	}
+	c.waiting = nil
 }
 
 // arm sets the deadline of the next read. have is how many bytes of a request are there.
@@ -293,10 +312,10 @@ func (c *connection) answer(session Session, frame []byte) (int64, error) {
 		return c.send(replies.undecodable, nil)
 	case r.op == opUnknown:
 		c.server.count.errors.Add(1)
-		if c.server.options.Logger.IsDebug() {
+		c.server.debug.log(c.now, "unknown request", func() []any {
 			text, _ := etf.Format(frame)
-			c.server.options.Logger.Debug("unknown request", "slave", c.slave, "request", text)
-		}
+			return []any{"slave", c.slave, "request", oneLine(text)}
+		})
 		return c.send(replies.unknown, nil)
 	case r.fault != faultNone:
 		c.server.count.errors.Add(1)

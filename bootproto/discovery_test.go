@@ -117,7 +117,7 @@ func TestDiscoveryIsSilent(t *testing.T) {
 	if answer, _ := receiveAnswer(t, conn); answer != "EBOOTR\x00\x11\x1013.1.5" {
 		t.Errorf("the first answer is %q", answer)
 	}
-	want := DiscoveryStats{Requests: 4, Answers: 1, Refused: 3, Malformed: 18}
+	want := DiscoveryStats{Requests: 4, Answers: 1, Refused: 3, Malformed: 3, Dropped: 15}
 	eventually(t, "everything is counted", func() bool { return d.Stats() == want })
 	d.refusals.close()
 	text := log.String()
@@ -262,6 +262,12 @@ func TestRefusalsAreLoggedOnceAMinute(t *testing.T) {
 	if lines() != 2 {
 		t.Errorf("%d lines: %s", lines(), log.String())
 	}
+	for i := range 100 { // one address that always finds another reason
+		r.log(now, slave, fmt.Sprint("reason ", i), "refused", "13.1.5")
+	}
+	if lines() != refusalLinesOfEach {
+		t.Errorf("%d lines of one address: %s", lines(), log.String())
+	}
 	for i := range 1000 {
 		r.log(now, netip.AddrFrom4([4]byte{10, 1, byte(i >> 8), byte(i)}), "not in the whitelist", "refused", "13.1.5")
 	}
@@ -271,7 +277,7 @@ func TestRefusalsAreLoggedOnceAMinute(t *testing.T) {
 	log.Reset()
 	now = now.Add(time.Minute)
 	r.log(now, slave, "not in the whitelist", "refused", "13.1.5")
-	if want := fmt.Sprintf("count=%d", 18+1000-(refusalLines-2)); lines() != 2 || !strings.Contains(log.String(), want) {
+	if want := fmt.Sprintf("count=%d", 18+100+1000-(refusalLines-2)); lines() != 2 || !strings.Contains(log.String(), want) {
 		t.Errorf("want %s: %s", want, log.String())
 	}
 }

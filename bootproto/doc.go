@@ -48,6 +48,16 @@
 // where they are in memory; those of a plan that many slaves get are encoded once, and sent by
 // sendfile(2), too (Frames).
 //
+// # Strangers and floods
+//
+// Who is not let in costs little, and in this order: the kernel drops datagrams that are no
+// request (filter.go); the limit of a source is asked before the Answerer; a Host's Admit is
+// asked before a connection has a place; and what does nothing with its place loses it to an
+// address that has fewer (places.go). Discovery is silent exactly when a connection
+// would be refused. What is logged of all that is bounded, and what slaves may have chosen of it
+// is one quoted line: refusals at any level, 40 lines a minute; single connections and requests at level
+// debug only, 1,000 lines at once and 10 a second.
+//
 // # Caveats
 //
 // IPv4 only, as the client is. Linux only: it relies on IP_PKTINFO. There is no

@@ -25,6 +25,8 @@ type disk struct {
 	cache sync.Map // name → []byte, or the error
 }
 
+func (d *disk) Admit(netip.Addr) error { return nil }
+
 func (d *disk) Connect(netip.AddrPort, string) (Session, error) { return d, nil }
 
 var _ Session = (*disk)(nil)

@@ -34,7 +34,8 @@ type FileServerOptions struct {
 	Logger hclog.Logger // nil: nothing is logged
 
 	// How many connections may be open, from one address and in all. Many slaves
-	// may share one address. A connection beyond them is closed at once.
+	// may share one address. A connection beyond them is closed at once, unless it may
+	// have the place of one that does nothing (places).
 	ConnectionsPerAddress, Connections int
 
 	FirstByteTimeout time.Duration // from connecting to the first byte
@@ -56,6 +57,7 @@ type FileServerStats struct {
 	Connections uint64
 	Accepted    uint64 // connections accepted
 	Rejected    uint64 // of them closed because of a limit
+	Displaced   uint64 // of them closed, having done nothing for a while, to make room for others
 	Denied      uint64 // of them closed because the Host or a Recheck said so
 	Requests    uint64 // frames received
 	Errors      uint64 // requests answered with {error,_}
@@ -73,21 +75,21 @@ type FileServer struct {
 	options  FileServerOptions // no zeros
 	replies  *errorReplies
 	refusals *refusals
+	debug    *debugLog
 	pieces   sync.Pool // of *piece
 	batches  sync.Pool // of *batch
 	count    fileCounters
 
 	drained atomic.Pointer[time.Time] // since when; nil: it is not. See Drain
 
-	mu        sync.Mutex // guards what follows
-	open      int
-	addresses map[netip.Addr]int       // open connections by address
-	sessions  map[*connection]struct{} // open connections that the Host accepted
+	mu       sync.Mutex // guards what follows
+	places   places
+	sessions map[*connection]struct{} // open connections that the Host accepted
 }
 
 // fileCounters are those of FileServerStats.
 type fileCounters struct {
-	accepted, rejected, denied                       atomic.Uint64
+	accepted, rejected, displaced, denied            atomic.Uint64
 	requests, errors, malformed, timeouts, bytesSent atomic.Uint64
 	opens, fetched, keepAlives                       atomic.Uint64
 }
@@ -115,25 +117,27 @@ func NewFileServer(options FileServerOptions) *FileServer {
 	options.Quiet = positive(options.Quiet, DefaultQuiet)
 	options.Drain = positive(options.Drain, DefaultDrain)
 	return &FileServer{
-		options:   options,
-		replies:   newErrorReplies(),
-		refusals:  &refusals{logger: options.Logger},
-		pieces:    sync.Pool{New: func() any { return new(piece) }},
-		batches:   sync.Pool{New: func() any { return new(batch) }},
-		addresses: make(map[netip.Addr]int),
-		sessions:  make(map[*connection]struct{}),
+		options:  options,
+		replies:  newErrorReplies(),
+		refusals: &refusals{logger: options.Logger},
+		debug:    &debugLog{logger: options.Logger},
+		pieces:   sync.Pool{New: func() any { return new(piece) }},
+		batches:  sync.Pool{New: func() any { return new(batch) }},
+		places:   newPlaces(options.ConnectionsPerAddress, options.Connections, options.Quiet),
+		sessions: make(map[*connection]struct{}),
 	}
 }
 
 // Stats returns the counters.
 func (s *FileServer) Stats() FileServerStats {
 	s.mu.Lock()
-	open := s.open
+	open := s.places.open
 	s.mu.Unlock()
 	return FileServerStats{
 		Connections: uint64(open),
 		Accepted:    s.count.accepted.Load(),
 		Rejected:    s.count.rejected.Load(),
+		Displaced:   s.count.displaced.Load(),
 		Denied:      s.count.denied.Load(),
 		Requests:    s.count.requests.Load(),
 		Errors:      s.count.errors.Load(),
@@ -152,11 +156,8 @@ func (s *FileServer) Stats() FileServerStats {
 func (s *FileServer) Full(addr netip.Addr) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.full(addr.Unmap())
-}
-
-func (s *FileServer) full(addr netip.Addr) bool {
-	return s.open >= s.options.Connections || s.addresses[addr] >= s.options.ConnectionsPerAddress
+	_, ok := s.places.room(time.Now(), addr.Unmap())
+	return !ok
 }
 
 // Serve accepts slaves of one ERTS version on a listener, and closes it. When
@@ -205,13 +206,18 @@ func (s *FileServer) accept(ctx context.Context, ln net.Listener, g *group) erro
 		pause.reset()
 		s.count.accepted.Add(1)
 		slave := remote(conn)
-		if !s.enter(slave.Addr()) {
-			s.count.rejected.Add(1)
+		if err := s.options.Host.Admit(slave.Addr()); err != nil {
 			_ = conn.Close()
-			s.refusals.log(time.Now(), slave.Addr(), "too many connections", "slave refused", g.erts)
+			s.deny(slave.Addr(), g.erts, err)
 			continue
 		}
 		c := &connection{server: s, group: g, conn: conn, slave: slave, began: time.Now()}
+		if !s.enter(c) {
+			s.count.rejected.Add(1)
+			_ = conn.Close()
+			s.refusals.log(c.began, slave.Addr(), "too many connections", "slave refused", g.erts)
+			continue
+		}
 		g.running.Go(func() { s.serve(c) })
 	}
 }
@@ -227,10 +233,10 @@ func remote(conn net.Conn) netip.AddrPort {
 
 // serve is the goroutine of one connection.
 func (s *FileServer) serve(c *connection) {
-	defer s.leave(c.slave.Addr())
+	defer s.leave(c)
 	session, err := s.options.Host.Connect(c.slave, c.group.erts)
 	if err != nil {
-		s.deny(c, err)
+		s.deny(c.slave.Addr(), c.group.erts, err)
 		_ = c.conn.Close()
 		return
 	}
@@ -250,7 +256,7 @@ func (s *FileServer) serve(c *connection) {
 	// A Recheck or the end of a drain between Connect and now has not seen this
 	// connection.
 	if err := c.recheck(); err != nil {
-		s.deny(c, err)
+		s.deny(c.slave.Addr(), c.group.erts, err)
 		c.cut(err)
 	}
 	if c.group.over.Load() {
@@ -259,30 +265,28 @@ func (s *FileServer) serve(c *connection) {
 	c.run(session)
 }
 
-func (s *FileServer) deny(c *connection, reason error) {
+func (s *FileServer) deny(slave netip.Addr, erts string, reason error) {
 	s.count.denied.Add(1)
-	s.refusals.log(time.Now(), c.slave.Addr(), reason.Error(), "slave refused", c.group.erts)
+	s.refusals.log(time.Now(), slave, reason.Error(), "slave refused", erts)
 }
 
-// enter counts a connection in, unless a limit is reached.
-func (s *FileServer) enter(addr netip.Addr) bool {
+// enter gives a connection a place, unless a limit is reached.
+func (s *FileServer) enter(c *connection) bool {
 	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.full(addr) {
-		return false
+	displaced, ok := s.places.enter(c.began, c)
+	s.mu.Unlock()
+	if displaced != nil {
+		s.count.displaced.Add(1)
+		displaced.cut(errDisplaced)
+		s.refusals.log(c.began, displaced.slave.Addr(), errDisplaced.Error(), "connection of a slave closed", displaced.group.erts)
 	}
-	s.open++
-	s.addresses[addr]++
-	return true
+	return ok
 }
 
-func (s *FileServer) leave(addr netip.Addr) {
+func (s *FileServer) leave(c *connection) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.open--
-	if s.addresses[addr]--; s.addresses[addr] == 0 {
-		delete(s.addresses, addr)
-	}
+	s.places.leave(&c.place)
 }
 
 // Recheck asks every open session whether its slave is still allowed, and closes
@@ -290,7 +294,7 @@ func (s *FileServer) leave(addr netip.Addr) {
 func (s *FileServer) Recheck() {
 	for _, c := range s.connections(nil) {
 		if err := c.recheck(); err != nil {
-			s.deny(c, err)
+			s.deny(c.slave.Addr(), c.group.erts, err)
 			c.cut(err)
 		}
 	}

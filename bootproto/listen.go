@@ -28,7 +28,7 @@ const (
 // ListenDiscovery binds the UDP socket of discovery to an IPv4 address. On
 // 0.0.0.0 it also hears broadcast; on another address it hears only what was
 // sent to that address. Each datagram comes with the address that it was sent
-// to. When another process holds the port, the error wraps syscall.EADDRINUSE.
+// to. What cannot be a request is dropped by the kernel. When another process holds the port, the error wraps syscall.EADDRINUSE.
 func ListenDiscovery(addr netip.Addr) (*net.UDPConn, error) {
 	return listenDiscovery(addr.Unmap(), Port)
 }
@@ -47,7 +47,10 @@ func listenDiscovery(addr netip.Addr, port int) (*net.UDPConn, error) {
 			if err := unix.SetsockoptInt(fd, unix.IPPROTO_IP, unix.IP_PKTINFO, 1); err != nil {
 				return fmt.Errorf("ask for destination addresses: %w", err)
 			}
-			return nil
+			if err := unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_RXQ_OVFL, 1); err != nil {
+				return fmt.Errorf("ask for the number of dropped datagrams: %w", err)
+			}
+			return attachFilter(fd) // before it is bound: nothing comes in past it
 		})
 	}}
 	conn, err := config.ListenPacket(context.Background(), "udp4", net.JoinHostPort(addr.String(), strconv.Itoa(port)))

@@ -9,10 +9,13 @@ import (
 )
 
 // At most this many refusals are logged in one period, one for each address and
-// reason.
+// reason, and so many of one address: one that always finds another reason leaves room for
+// others. Discovery and the file server count for themselves, so together they write
+// at most twice as many lines a minute, and two that say how many were not written.
 const (
-	refusalLines  = 60
-	refusalPeriod = time.Minute
+	refusalLines       = 40
+	refusalLinesOfEach = 4
+	refusalPeriod      = time.Minute
 )
 
 // refusals logs who was refused and why, and cannot be made to flood the log or
@@ -23,6 +26,7 @@ type refusals struct {
 	mu         sync.Mutex
 	began      time.Time
 	logged     map[refusal]struct{}
+	lines      map[netip.Addr]int
 	suppressed uint64
 }
 
@@ -37,16 +41,17 @@ func (r *refusals) log(now time.Time, slave netip.Addr, reason, message, erts st
 	defer r.mu.Unlock()
 	if now.Sub(r.began) >= refusalPeriod {
 		r.flush()
-		r.began, r.logged = now, make(map[refusal]struct{})
+		r.began, r.logged, r.lines = now, make(map[refusal]struct{}), make(map[netip.Addr]int)
 	}
 	key := refusal{slave, reason}
 	_, again := r.logged[key]
-	if again || len(r.logged) >= refusalLines {
+	if again || len(r.logged) >= refusalLines || r.lines[slave] >= refusalLinesOfEach {
 		r.suppressed++
 		return
 	}
 	r.logged[key] = struct{}{}
-	r.logger.Warn(message, "slave", slave, "erts", erts, "reason", reason)
+	r.lines[slave]++
+	r.logger.Warn(message, "slave", slave, "erts", oneLine(erts), "reason", oneLine(reason))
 }
 
 // close writes what is still to be said.

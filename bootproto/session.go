@@ -7,7 +7,11 @@ import (
 
 // Host decides who may connect, and opens a Session for each connection.
 type Host interface {
-	// Connect is asked when a connection was accepted, before a byte is read, from
+	// Admit is asked first, from the goroutine that accepts, so it must not block. After
+	// an error the connection is closed at once and has cost no slave its place; the
+	// text is the reason.
+	Admit(slave netip.Addr) error
+	// Connect is asked when a connection has a place, before a byte is read, from
 	// the goroutine of that connection. erts is what the listener was served with.
 	// After an error the connection is closed at once; its text is the reason.
 	Connect(slave netip.AddrPort, erts string) (Session, error)

@@ -49,6 +49,13 @@ func newTree() *tree {
 	}}
 }
 
+func (t *tree) Admit(netip.Addr) error {
+	if t.denied.Load() {
+		return errors.New("not in the whitelist")
+	}
+	return nil
+}
+
 func (t *tree) Connect(netip.AddrPort, string) (Session, error) {
 	if t.denied.Load() {
 		return nil, errors.New("not in the whitelist")

@@ -28,6 +28,9 @@ import (
 )
 
 func TestMain(m *testing.M) {
+	if isFlood() {
+		return
+	}
 	goleak.VerifyTestMain(m, goleak.Cleanup(func(code int) {
 		removeBinary()
 		os.Exit(code)

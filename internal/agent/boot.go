@@ -156,6 +156,14 @@ func admit(state *fsm.State, slave netip.Addr, erts string) (*eboot.WhitelistEnt
 	return entry, bundle, nil
 }
 
+// Admit asks the whitelist.
+func (s *bootService) Admit(slave netip.Addr) error {
+	if _, ok := s.view.State().Lookup(slave); !ok {
+		return fmt.Errorf("address is not whitelisted: %w", eboot.ErrDenied)
+	}
+	return nil
+}
+
 // Connect admits a connection. What it serves is decided by its first request.
 func (s *bootService) Connect(slave netip.AddrPort, erts string) (bootproto.Session, error) {
 	session := &bootSession{service: s, slave: slave.Addr(), erts: erts}
@@ -179,12 +187,7 @@ type bootSession struct {
 }
 
 // Allowed asks the whitelist again.
-func (c *bootSession) Allowed() error {
-	if _, ok := c.service.view.State().Lookup(c.slave); !ok {
-		return fmt.Errorf("address is not whitelisted: %w", eboot.ErrDenied)
-	}
-	return nil
-}
+func (c *bootSession) Allowed() error { return c.service.Admit(c.slave) }
 
 // resolve returns the connection's tree. Before a boot has begun on it, that is
 // the tree of the bundle that the latest boot of this address began with. A live channel

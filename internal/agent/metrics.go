@@ -14,11 +14,13 @@ func (a *Agent) registerMetrics() {
 	counter("eboot_discovery_answers_total", "Discovery answers sent.", func() uint64 { return a.discovery.Stats().Answers })
 	counter("eboot_discovery_refused_total", "Discovery requests met with silence because the slave cannot be served.", func() uint64 { return a.discovery.Stats().Refused })
 	counter("eboot_discovery_malformed_total", "Datagrams that are no discovery request.", func() uint64 { return a.discovery.Stats().Malformed })
+	counter("eboot_discovery_dropped_total", "Datagrams to the discovery port that the kernel dropped: no requests, or the socket's buffer was full.", func() uint64 { return a.discovery.Stats().Dropped })
 	counter("eboot_discovery_limited_total", "Discovery requests not answered because of a rate limit.", func() uint64 { return a.discovery.Stats().Limited })
 
 	gauge("eboot_file_connections", "Connections of slaves that are open.", func() float64 { return float64(a.files.Stats().Connections) })
 	counter("eboot_file_connections_total", "Connections of slaves accepted.", func() uint64 { return a.files.Stats().Accepted })
 	counter("eboot_file_connections_rejected_total", "Connections closed because of a limit.", func() uint64 { return a.files.Stats().Rejected })
+	counter("eboot_file_connections_displaced_total", "Connections that did nothing, closed to make room for others.", func() uint64 { return a.files.Stats().Displaced })
 	counter("eboot_file_connections_denied_total", "Connections closed because the slave is not allowed.", func() uint64 { return a.files.Stats().Denied })
 	counter("eboot_file_requests_total", "Requests of slaves.", func() uint64 { return a.files.Stats().Requests })
 	counter("eboot_file_errors_total", "Requests answered with an error, such as enoent.", func() uint64 { return a.files.Stats().Errors })
