@@ -175,7 +175,7 @@ func TestAcceptanceRogue(t *testing.T) {
 				})
 				took = append(took, time.Since(began).Round(time.Millisecond))
 			}
-			if slowest := slices.Max(took); slowest > watch {
+			if slowest := slices.Max(took); trials(2) == 2 && slowest > watch {
 				t.Errorf("the stranger was noticed after %v, want at most %v", slowest, watch)
 			}
 			t.Logf("with boot.watch %v the stranger was noticed by the servers after %v", watch, took)

@@ -26,6 +26,7 @@ const (
 	probeTime    = time.Second     // for the answers to one look; stock slaves wait for half of it
 	secondLook   = 2 * time.Second // after which it is asked again who the cluster's servers are
 	resolveTime  = time.Second     // for the names of servers
+	firstLook    = 5 * time.Second // after the start: until then the others know this server, and its query
 	lookTime     = probeTime + secondLook + resolveTime
 	maxVersions  = 8 // that one look asks for
 	missedLooks  = 3 // in a row without an answer: the rogue is gone
@@ -53,7 +54,11 @@ func (w *watch) run(ctx context.Context) error {
 	if w.period == 0 {
 		return nil
 	}
-	ticker := time.NewTicker(w.period - lookTime)
+	every := w.period - lookTime
+	if !pause(ctx, min(firstLook, every)) {
+		return nil
+	}
+	ticker := time.NewTicker(every)
 	defer ticker.Stop()
 	for {
 		w.look(ctx)
