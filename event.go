@@ -66,10 +66,11 @@ const (
 	EventSnapshotSaved     EventKind = "snapshot.saved"
 )
 
-// What a server observes of slaves.
+// What a server observes of slaves, and of their network.
 const (
 	EventSlaveRefused   EventKind = "slave.refused"   // whitelisted, and there is no bundle for its ERTS version
 	EventBootFailed     EventKind = "boot.failed"     // Boot.Failure says how
 	EventBootLooping    EventKind = "boot.looping"    // the slave boots again and again
 	EventSlaveRestarted EventKind = "slave.restarted" // it was told to, by a rollout
+	EventRogueFound     EventKind = "rogue.found"     // something that is no server of the cluster answers slaves
 )

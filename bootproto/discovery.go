@@ -33,9 +33,12 @@ type Offer struct {
 // receives, so it must not block.
 type Answerer interface {
 	// Answer returns an offer, or an error: then the slave hears nothing, and the
-	// text of the error is logged as the reason.
+	// text of the error is logged as the reason, unless it wraps ErrUnlogged.
 	Answer(Query) (Offer, error)
 }
+
+// ErrUnlogged: the query is not answered, and that is not worth a line.
+var ErrUnlogged = errors.New("not answered")
 
 // Rate limits on answers where DiscoveryOptions has zero.
 const (
@@ -259,6 +262,9 @@ func (d *Discovery) answer(out *outbox, slave netip.AddrPort, source netip.Addr,
 	offer, err := d.options.Answerer.Answer(Query{Slave: slave, Asked: asked, ERTS: version})
 	if err != nil {
 		d.count.refused.Add(1)
+		if errors.Is(err, ErrUnlogged) {
+			return
+		}
 		d.refusals.log(now, slave.Addr(), err.Error(), "discovery not answered", version)
 		return
 	}

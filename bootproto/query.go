@@ -12,7 +12,8 @@ const (
 
 	maxVersion = 32 // characters of an ERTS version
 	maxQuery   = len(queryPrefix) + maxVersion
-	maxReply   = len(replyPrefix) + 1 + 2 + maxVersion
+	leastReply = len(replyPrefix) + 1 + 2
+	maxReply   = leastReply + maxVersion
 )
 
 // parseQuery returns the ERTS version of a request: "EBOOTQ13.1.5". ok is false
@@ -22,15 +23,28 @@ func parseQuery(datagram []byte) (version []byte, ok bool) {
 		return nil, false
 	}
 	version = datagram[len(queryPrefix):]
+	if !isVersion(version) {
+		return nil, false
+	}
+	return version, true
+}
+
+// isVersion reports whether an ERTS version may be written so.
+func isVersion(version []byte) bool {
 	for _, c := range version {
 		switch {
 		case '0' <= c && c <= '9', 'a' <= c && c <= 'z', 'A' <= c && c <= 'Z':
 		case c == '.', c == '-', c == '_', c == '+', c == '~':
 		default:
-			return nil, false
+			return false
 		}
 	}
-	return version, true
+	return len(version) > 0 && len(version) <= maxVersion
+}
+
+// appendQuery writes the request of a slave.
+func appendQuery(dst []byte, version string) []byte {
+	return append(append(dst, queryPrefix...), version...)
 }
 
 // appendReply writes the reply: prefix, priority, TCP port, version. It is three
@@ -38,6 +52,20 @@ func parseQuery(datagram []byte) (version []byte, ok bool) {
 func appendReply(dst []byte, priority byte, port uint16, version string) []byte {
 	dst = append(append(dst, replyPrefix...), priority)
 	return append(binary.BigEndian.AppendUint16(dst, port), version...)
+}
+
+// parseReply reads an answer as a stock slave does: nine bytes count, and what follows is
+// taken for nothing at all. A version is told when it is one.
+func parseReply(datagram []byte) (r Reply, ok bool) {
+	if len(datagram) < leastReply || string(datagram[:len(replyPrefix)]) != replyPrefix {
+		return Reply{}, false
+	}
+	r.Priority = datagram[len(replyPrefix)]
+	r.Port = binary.BigEndian.Uint16(datagram[len(replyPrefix)+1:])
+	if version := datagram[leastReply:]; isVersion(version) {
+		r.ERTS = string(version)
+	}
+	return r, true
 }
 
 // answerable says whether a reply may be sent to the source of a request. A

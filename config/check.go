@@ -20,6 +20,9 @@ const (
 	maxWait        = 24 * time.Hour
 	maxKeep        = 16 << 10
 	maxTrustedKeys = 64
+	minWatch       = 10 * time.Second    // a look takes up to four
+	leastMaxStale  = 5 * time.Second     // longer than a change of leader takes, with a raft_multiplier of 1
+	mostMaxStale   = 30 * 24 * time.Hour // beyond that it bounds nothing
 	minPinAge      = time.Hour
 	// answersEnd is the silence after which a stock slave stops collecting answers
 	// (inet_boot.hrl, EBOOT_REQUEST_DELAY; erl_prim_loader.erl, find_collect).
@@ -65,6 +68,9 @@ func (c Config) problems() []problem {
 	c.apiProblems(&l)
 	c.clusterProblems(&l)
 	l.when(c.Publish.Wait < 0 || c.Publish.Wait > maxWait, "publish.wait", "want 0s to %s, not %s", maxWait, c.Publish.Wait)
+	least := leastMaxStale * time.Duration(max(1, c.Cluster.RaftMultiplier))
+	l.when(c.Whitelist.MaxStale != 0 && (c.Whitelist.MaxStale < least || c.Whitelist.MaxStale > mostMaxStale), "whitelist.max_stale",
+		"want 0s (no bound), or %s (5s for each cluster.raft_multiplier: a change of leader must not silence servers) to %s, not %s", least, mostMaxStale, c.Whitelist.MaxStale)
 	c.Trust.problems(&l)
 	l.when(c.Retention.Keep < 0 || c.Retention.Keep > maxKeep, "retention.keep", "want 0 (all) to %d, not %d", maxKeep, c.Retention.Keep)
 	l.when(c.Retention.PinMaxAge < minPinAge, "retention.pin_max_age", "want %s or more, not %s", minPinAge, c.Retention.PinMaxAge)
@@ -106,6 +112,8 @@ func (b Boot) problems(l *problemList) {
 		l.when(!cleanAbsolute(r) || r == "/", "boot.roots", "%q: want an absolute path without . and .., and not / itself", abbreviate(r))
 		l.when(slices.Contains(b.Roots[:i], r), "boot.roots", "%q: stands twice", abbreviate(r))
 	}
+
+	l.when(b.Watch != 0 && (b.Watch < minWatch || b.Watch > maxWait), "boot.watch", "want 0s (nobody looks), or %s to %s, not %s", minWatch, maxWait, b.Watch)
 
 	l.when(b.Limits.Connections < 1 || b.Limits.Connections > maxConnections, "boot.limits.connections", "want 1 to %d, not %d", maxConnections, b.Limits.Connections)
 	l.when(b.Limits.ConnectionsPerAddress < 1 || b.Limits.ConnectionsPerAddress > b.Limits.Connections, "boot.limits.connections_per_address",

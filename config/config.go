@@ -16,6 +16,7 @@ type Config struct {
 	Gossip    Gossip    `yaml:"gossip"`
 	TLS       TLS       `yaml:"tls"`
 	Publish   Publish   `yaml:"publish"`
+	Whitelist Whitelist `yaml:"whitelist"`
 	Trust     Trust     `yaml:"trust"`
 	Retention Retention `yaml:"retention"`
 	Log       Log       `yaml:"log"`
@@ -39,6 +40,9 @@ type Boot struct {
 	Priority Priority     `yaml:"priority"`
 	Roots    []string     `yaml:"roots"` // absolute: the ROOTDIRs of slaves, each of which shows the bundle
 	Limits   BootLimits   `yaml:"limits"`
+	// Watch is the time within which a stranger that answers slaves on the networks of Bind is
+	// noticed; 0: nobody looks.
+	Watch time.Duration `yaml:"watch"`
 }
 
 // PriorityMode is how the servers are ordered for a slave.
@@ -104,6 +108,12 @@ type Publish struct {
 	Wait time.Duration `yaml:"wait"` // how long a slow ready server may hold a publish up
 }
 
+// Whitelist says how sure a server must be of who may boot.
+type Whitelist struct {
+	// MaxStale is how long slaves are served by a state that the cluster has not confirmed; 0: for ever.
+	MaxStale time.Duration `yaml:"max_stale"`
+}
+
 // Trust says whose signatures a bundle must have before this server takes it in or serves it.
 type Trust struct {
 	Keys      []string `yaml:"keys"`      // absolute paths of public keys of minisign; none: no signature is asked for
@@ -143,6 +153,7 @@ func Default() Config {
 			Priority: Priority{Mode: PrioritySpread, Order: []string{}, Pace: 30 * time.Millisecond},
 			Roots:    []string{"/usr/lib/erlang", "/usr/local/lib/erlang", "/opt/erlang"},
 			Limits:   BootLimits{ConnectionsPerAddress: 1024, Connections: 8192},
+			Watch:    30 * time.Second,
 		},
 		API:       API{Bind: defaultAPI(), Socket: DefaultSocket},
 		Peer:      Peer{Bind: netip.AddrPortFrom(anyAddress, 4381)},

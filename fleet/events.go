@@ -112,7 +112,7 @@ func (f *Fleet) enterEvent(e eboot.Event) bool {
 		return false
 	}
 	switch e.Kind {
-	case eboot.EventSlaveRefused, eboot.EventSlaveRestarted:
+	case eboot.EventSlaveRefused, eboot.EventSlaveRestarted, eboot.EventRogueFound:
 		first, n := 0, 0
 		for i, other := range slices.Backward(f.events) {
 			if other.Kind == e.Kind {
@@ -148,7 +148,7 @@ func (f *Fleet) forgetEvent(i int) {
 }
 
 // Events returns what servers observed of slaves, oldest first: the latest 1024 events that
-// this server observed or was told of, and of refusals and restarts the latest 256 each.
+// this server observed or was told of, and of refusals, restarts and rogues the latest 256 each.
 func (f *Fleet) Events() []eboot.Event {
 	f.mu.Lock()
 	events := make([]eboot.Event, 0, len(f.events))

@@ -257,27 +257,38 @@ func (c *serverCluster) answered(t testing.TB) map[*clusterServer]int {
 	t.Helper()
 	answered := map[*clusterServer]int{}
 	for _, s := range c.servers {
-		client := http.Client{Transport: &http.Transport{
-			DisableKeepAlives: true,
-			DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
-				return new(net.Dialer).DialContext(ctx, "unix", s.socket())
-			},
-		}}
-		response, err := client.Get("http://localhost/metrics")
-		if err != nil {
-			t.Fatal(err)
+		text := s.scrape(t)
+		found := answersLine.FindStringSubmatch(text)
+		if found == nil {
+			t.Fatalf("metrics of %s: %s", s.Name, text)
 		}
-		text, err := io.ReadAll(response.Body)
-		_ = response.Body.Close()
-		found := answersLine.FindSubmatch(text)
-		if err != nil || found == nil {
-			t.Fatalf("metrics of %s: %v: %s", s.Name, err, text)
-		}
-		if answered[s], err = strconv.Atoi(string(found[1])); err != nil {
+		var err error
+		if answered[s], err = strconv.Atoi(found[1]); err != nil {
 			t.Fatal(err)
 		}
 	}
 	return answered
+}
+
+// scrape returns the metrics of a server, over its socket.
+func (s *clusterServer) scrape(t testing.TB) string {
+	t.Helper()
+	client := http.Client{Transport: &http.Transport{
+		DisableKeepAlives: true,
+		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+			return new(net.Dialer).DialContext(ctx, "unix", s.socket())
+		},
+	}}
+	response, err := client.Get("http://localhost/metrics")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer response.Body.Close()
+	text, err := io.ReadAll(response.Body)
+	if err != nil {
+		t.Fatalf("metrics of %s: %v", s.Name, err)
+	}
+	return string(text)
 }
 
 // TestAcceptanceStuckSlaveOfOTP shows what eboot is measured against: with OTP's own

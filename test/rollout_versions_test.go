@@ -2,9 +2,6 @@ package test
 
 import (
 	"context"
-	"fmt"
-	"io"
-	"net/http"
 	"regexp"
 	"strconv"
 	"strings"
@@ -121,18 +118,8 @@ var metricLine = regexp.MustCompile(`(?m)^(\w+)(?:\{[^}]*\})? (\S+)$`)
 // metric is the value of a metric of a server, the sum of all that have its name.
 func metric(t testing.TB, s *clusterServer, name string) (sum float64) {
 	t.Helper()
-	response, err := http.Get(fmt.Sprintf("http://%s:4380/metrics", s.Address))
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer response.Body.Close()
-	defer http.DefaultClient.CloseIdleConnections()
-	body, err := io.ReadAll(response.Body)
-	if err != nil {
-		t.Fatal(err)
-	}
 	known := false
-	for _, found := range metricLine.FindAllStringSubmatch(string(body), -1) {
+	for _, found := range metricLine.FindAllStringSubmatch(s.scrape(t), -1) {
 		if found[1] == name {
 			n, err := strconv.ParseFloat(found[2], 64)
 			if err != nil {

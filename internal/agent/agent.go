@@ -81,6 +81,7 @@ type serving struct {
 	files     *bootproto.FileServer
 	holder    *sockholder.Holder // nil: none
 	discovery *bootproto.Discovery
+	watch     *watch
 	publishes *publishes
 }
 
@@ -152,6 +153,11 @@ func New(o Options) (a *Agent, err error) {
 	a.boot = &bootService{
 		view: a.view, trees: a.trees, trust: a.trust, fleet: a.fleet, peers: a.peers, exchange: a.group.exchange,
 		ranking: newRanking(a.server, o.Config.Boot.Priority), outcast: &a.outcast, lacks: a.copies.lacks, now: a.now,
+		freshness: newFreshness(!o.Config.Clustered(), o.Config.Whitelist.MaxStale),
+	}
+	a.watch = &watch{
+		period: o.Config.Boot.Watch, binds: o.Config.Boot.Bind, seeds: o.Config.Gossip.Seeds, peers: a.peers, fleet: a.fleet,
+		versions: a.ertsVersions, logger: o.Logger.Named("watch"),
 	}
 	a.newHolder(o)
 	a.files = bootproto.NewFileServer(bootproto.FileServerOptions{
@@ -242,6 +248,8 @@ func (a *Agent) Run(ctx context.Context) (err error) {
 	following.run("founding", a.found)
 	following.run("rollouts", a.driveRollouts)
 	following.run("retention", a.retain)
+	following.run("freshness", a.followFreshness)
+	following.run("watch", a.watch.run)
 	if peerListener != nil {
 		a.serveGroup(others, peerListener)
 		following.run("forming", a.cluster.Form)

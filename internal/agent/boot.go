@@ -31,6 +31,7 @@ type bootService struct {
 	ranking   ranking
 	lacks     func(eboot.Bundle) bool // blobs of it are known to be missing here
 	outcast   *atomic.Pointer[error]  // why this server has no place in the cluster, if it has none
+	freshness *freshness
 	now       func() time.Time
 	without   atomic.Uint64 // searches of slaves for whose ERTS version there is no bundle
 }
@@ -44,7 +45,15 @@ var (
 // Answer offers to serve only when this server could do so at once: a slave
 // ignores for ever a server that answered and then refused TCP.
 func (s *bootService) Answer(q bootproto.Query) (bootproto.Offer, error) {
+	if s.peers.looks(q.Slave) {
+		return bootproto.Offer{}, errOwnProbe
+	}
 	offer, err := s.offer(q.Slave.Addr(), q.ERTS)
+	if err != nil && s.peers.serves(q.Slave.Addr()) {
+		// That server looks for strangers (watch.go): it is no slave that waits. Should there be one
+		// beside it, `slave explain` still says what it lacks.
+		return bootproto.Offer{}, fmt.Errorf("%w: %w", bootproto.ErrUnlogged, err)
+	}
 	if err != nil {
 		s.fleet.Discovered(q.Slave.Addr(), q.ERTS, err.Error())
 		s.refuse(q, err)
@@ -53,6 +62,9 @@ func (s *bootService) Answer(q bootproto.Query) (bootproto.Offer, error) {
 	s.fleet.Discovered(q.Slave.Addr(), q.ERTS, "")
 	return offer, nil
 }
+
+// errOwnProbe: this server heard itself.
+var errOwnProbe = fmt.Errorf("this server looks for others: %w", bootproto.ErrUnlogged)
 
 // refuse makes it known that a slave which may boot cannot: nothing else would be heard of it.
 func (s *bootService) refuse(q bootproto.Query, err error) {
@@ -115,7 +127,7 @@ func (s *bootService) silenced(state *fsm.State) error {
 	if outcast := s.outcast.Load(); outcast != nil {
 		return *outcast
 	}
-	return nil
+	return s.freshness.stale()
 }
 
 // lacksPinned reports whether the slave runs another bundle, of which blobs are missing
@@ -156,8 +168,11 @@ func admit(state *fsm.State, slave netip.Addr, erts string) (*eboot.WhitelistEnt
 	return entry, bundle, nil
 }
 
-// Admit asks the whitelist.
+// Admit asks the whitelist, and whether it is to be believed.
 func (s *bootService) Admit(slave netip.Addr) error {
+	if err := s.freshness.stale(); err != nil {
+		return err
+	}
 	if _, ok := s.view.State().Lookup(slave); !ok {
 		return fmt.Errorf("address is not whitelisted: %w", eboot.ErrDenied)
 	}

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -34,6 +35,7 @@ type group struct {
 	exchange *exchange
 	secrets  secrets
 	leaving  leavingSet
+	told     []netip.Addr          // where this server answers slaves, as the others know; followPeers only, once it runs
 	outcast  atomic.Pointer[error] // why this server has no place in the cluster; nil: it has, or may have
 }
 
@@ -94,6 +96,7 @@ func (a *Agent) openGroup() (ln net.Listener, err error) {
 		return nil, err
 	}
 	a.secrets.keys = keys
+	a.told = bootAddresses(c.Boot.Bind)
 	a.peers.address = address
 	a.peers.port = peerport.New(peerport.Options{
 		Cluster: c.Cluster.Name, Server: a.server, Credentials: a.peerCredentials(), Closed: []string{peerport.Raft}, Logger: a.logger.Named("peerport"),
@@ -102,7 +105,7 @@ func (a *Agent) openGroup() (ln net.Listener, err error) {
 		Cluster: c.Cluster.Name, Bind: c.Gossip.Bind, Advertise: c.Gossip.Advertise, Seeds: c.Gossip.Seeds, Keys: keys,
 		PeersFile: a.data.peers(), Rejoin: a.rejoin, Logger: a.logger.Named("gossip"),
 		Meta: gossip.Meta{
-			ID: a.server, Peer: address, Version: a.version, Wire: wireVersion, Expect: c.Cluster.Expect, StateVersion: fsm.Version, Boot: bootAddresses(c.Boot.Bind),
+			ID: a.server, Peer: address, Version: a.version, Wire: wireVersion, Expect: c.Cluster.Expect, StateVersion: fsm.Version, Boot: a.told,
 		},
 	})
 	if err != nil {
@@ -122,17 +125,6 @@ func (a *Agent) rejoin() []string {
 		}
 	}
 	return places
-}
-
-// bootAddresses leaves out what says nothing to others.
-func bootAddresses(binds []netip.Addr) []netip.Addr {
-	var told []netip.Addr
-	for _, b := range binds {
-		if !b.IsUnspecified() {
-			told = append(told, b)
-		}
-	}
-	return told
 }
 
 func bindError(what, key string, err error) error {
@@ -195,6 +187,7 @@ func (a *Agent) followPeers(ctx context.Context) error {
 		a.peers.refresh()
 		a.peers.list(a.cluster.Status().Servers)
 		a.checkStanding()
+		a.tellAddresses()
 		if err := a.raiseVersion(ctx); err != nil && ctx.Err() == nil {
 			a.logger.Debug("cluster version not raised yet", "error", err)
 		}
@@ -205,6 +198,15 @@ func (a *Agent) followPeers(ctx context.Context) error {
 		case <-ctx.Done():
 			return nil
 		}
+	}
+}
+
+// tellAddresses has the others know where this server answers slaves, when it does so on
+// all addresses of a machine that may get others: who answers and is not known is a stranger.
+func (a *Agent) tellAddresses() {
+	if now := bootAddresses(a.config.Boot.Bind); !slices.Equal(now, a.told) {
+		a.told = now
+		a.peers.gossip.Update(func(m *gossip.Meta) { m.Boot = now })
 	}
 }
 

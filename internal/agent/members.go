@@ -121,6 +121,10 @@ func (a *Agent) warnings() []string {
 			warnings = append(warnings, err.Error())
 		}
 	}
+	if text := a.boot.freshness.warning(); text != "" {
+		warnings = append(warnings, text)
+	}
+	warnings = append(warnings, a.watch.warnings()...)
 	voters := 0
 	for _, s := range a.cluster.Status().Servers {
 		if s.Voter {

@@ -44,6 +44,8 @@ func (a *Agent) registerMetrics() {
 	gauge("eboot_blobs_missing", "Blobs of bundles that channels point to, not on this disk.", func() float64 { return float64(a.missingBlobs()) })
 	gauge("eboot_store_free_bytes", "Free space of the file system the blobs are on.", func() float64 { return float64(a.store.Summary().FreeBytes) })
 
+	gauge("eboot_rogue_responders", "Addresses on the networks of slaves that answer discovery and are no servers of the cluster.", func() float64 { return float64(a.watch.count()) })
+	gauge("eboot_state_age_seconds", "Time since the cluster confirmed that what this server serves is the newest, or since its start.", func() float64 { return a.boot.freshness.age().Seconds() })
 	gauge("eboot_generation", "Number that rises with every change of what slaves may boot.", func() float64 { return float64(a.view.State().Generation()) })
 	gauge("eboot_whitelist_entries", "Entries of the whitelist.", func() float64 { return float64(a.view.State().WhitelistSize()) })
 	gauge("eboot_applied_index", "Latest log entry that was applied.", func() float64 { return float64(a.machine.State().Index()) })

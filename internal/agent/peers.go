@@ -3,8 +3,10 @@ package agent
 import (
 	"context"
 	"fmt"
+	"maps"
 	"net"
 	"net/http"
+	"net/netip"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -36,6 +38,9 @@ type peers struct {
 	mu     sync.Mutex
 	viewed chan struct{}                     // closed by the next refresh
 	listed atomic.Pointer[map[string]string] // addresses by id, as the Raft configuration has them
+
+	hosts   atomic.Pointer[map[netip.Addr]bool]     // of the servers of the view
+	probing atomic.Pointer[map[netip.AddrPort]bool] // where this server asks for boot servers from, just now
 }
 
 var _ cluster.Directory = (*peers)(nil)
@@ -44,6 +49,8 @@ func newPeers(dialer peerport.Dialer, logger hclog.Logger) *peers {
 	p := &peers{self: dialer.Server, dialer: dialer, logger: logger, viewed: make(chan struct{})}
 	p.view.Store(&map[string]gossip.Member{})
 	p.listed.Store(&map[string]string{})
+	p.hosts.Store(&map[netip.Addr]bool{})
+	p.probing.Store(&map[netip.AddrPort]bool{})
 	p.rpc = peerrpc.NewClient(func(ctx context.Context, server string) (net.Conn, error) {
 		return p.dial(ctx, server, peerport.RPC)
 	})
@@ -65,6 +72,9 @@ func (p *peers) refresh() {
 		view[m.ID] = m
 	}
 	p.view.Store(&view)
+	hosts := map[netip.Addr]bool{}
+	addHosts(hosts, nil, slices.Collect(maps.Values(view)))
+	p.hosts.Store(&hosts)
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	close(p.viewed)
@@ -104,6 +114,60 @@ func (p *peers) heard(id string) (gossip.Member, bool) {
 		}
 	}
 	return gossip.Member{}, false
+}
+
+// addHosts enters the addresses that members have, and returns the names, of which only a
+// resolver knows the addresses.
+func addHosts(hosts map[netip.Addr]bool, names []string, members []gossip.Member) []string {
+	for _, m := range members {
+		for _, a := range m.Boot {
+			hosts[a.Unmap()] = true
+		}
+		if m.Address.IsValid() {
+			hosts[m.Address.Addr().Unmap()] = true
+		}
+		names = addHost(hosts, names, m.Peer)
+	}
+	return names
+}
+
+// addHost enters the address of HOST:PORT, or appends the name.
+func addHost(hosts map[netip.Addr]bool, names []string, place string) []string {
+	host, _, err := net.SplitHostPort(place)
+	if err != nil {
+		return names
+	}
+	if a, err := netip.ParseAddr(host); err == nil {
+		hosts[a.Unmap()] = true
+		return names
+	}
+	return append(names, host)
+}
+
+// neighbours are where the servers are that this one has heard of: their addresses, and the names of
+// those of which only the name is known. By gossip as of this moment, by the configuration of
+// Raft, and by seeds, which may be about to join.
+func (p *peers) neighbours(seeds []string) (hosts map[netip.Addr]bool, names []string) {
+	hosts = map[netip.Addr]bool{}
+	if p.gossip != nil {
+		names = addHosts(hosts, names, p.gossip.Members())
+	}
+	for _, place := range *p.listed.Load() {
+		names = addHost(hosts, names, place)
+	}
+	for _, place := range seeds {
+		names = addHost(hosts, names, place)
+	}
+	return hosts, names
+}
+
+// looks reports whether a query is this server's own, which looks for strangers.
+func (p *peers) looks(from netip.AddrPort) bool { return (*p.probing.Load())[from] }
+
+// serves reports whether another server of the cluster has the address, as far as gossip says:
+// what asks from there is likely to look for strangers. On a loopback address nobody does.
+func (p *peers) serves(address netip.Addr) bool {
+	return !address.IsLoopback() && (*p.hosts.Load())[address]
 }
 
 // alive reports whether gossip hears from a server, which may be this one.

@@ -101,6 +101,9 @@ func StartBootServer(t testing.TB, erl Erlang, opts BootServerOptions) *BootServ
 // Address is the address of its file service, on its own network.
 func (s *BootServer) Address() string { return fmt.Sprintf("127.0.0.1:%d", s.port) }
 
+// Stop kills it.
+func (s *BootServer) Stop() { s.process.kill() }
+
 // PID is the process id of the emulator, to read its CPU time.
 func (s *BootServer) PID() int { return s.process.cmd.Process.Pid }
 
