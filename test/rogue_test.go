@@ -165,8 +165,8 @@ func TestAcceptanceRogue(t *testing.T) {
 			listening.looks(t, 2, watch, c.Addresses()...)
 			c.unalarmed(t)
 
-			began := time.Now()
 			rogue := testutil.StartBootServer(t, erl, testutil.BootServerOptions{Namespace: stranger.Namespace, Whitelist: c.Addresses()})
+			began := time.Now() // it answers
 			name := stranger.Address.String()
 			var took []time.Duration
 			for _, s := range c.servers {
