@@ -268,7 +268,7 @@ func TestDockerfile(t *testing.T) {
 	}
 	settings := config.Default()
 	for _, line := range []string{
-		"USER 65532:65532", "VOLUME " + settings.DataDir, `ENTRYPOINT ["/eboot"]`, `CMD ["agent"]`, "COPY --from=build --chown=65532:65532 /out/data " + settings.DataDir,
+		"USER 65532:65532", fmt.Sprintf("ENV EBOOT_API_SOCKET=%[1]s/api.sock EBOOT_ADDRESS=unix://%[1]s/api.sock", settings.DataDir), "VOLUME " + settings.DataDir, `ENTRYPOINT ["/eboot"]`, `CMD ["agent"]`, "COPY --from=build --chown=65532:65532 /out/data " + settings.DataDir,
 		fmt.Sprintf("EXPOSE 4368/udp %d-%d/tcp %d/udp", settings.Boot.TCPPorts.First, settings.Boot.TCPPorts.Last, settings.Gossip.Bind.Port()),
 	} {
 		if !strings.Contains(final, line+"\n") {
