@@ -47,10 +47,11 @@ type flood struct {
 
 // floodReport is a line that a generator prints each second.
 type floodReport struct {
-	Datagrams int64 // sent so far
-	Rate      int64 // of the last second
-	Open      int64 // connections now
-	Opened    int64 // so far
+	At        float64 // seconds since it began
+	Datagrams int64   // sent so far
+	Rate      int64   // of the last second
+	Open      int64   // connections now
+	Opened    int64   // so far
 }
 
 // isFlood runs the generator, if this process is to be one.
@@ -98,6 +99,7 @@ func (f flood) run() error {
 		}()
 	}
 	end := time.NewTimer(floodLasts)
+	began := time.Now()
 	second := time.NewTicker(time.Second)
 	last := int64(0)
 	for {
@@ -109,7 +111,7 @@ func (f flood) run() error {
 		case <-second.C:
 		}
 		sent := datagrams.Load()
-		line, err := json.Marshal(floodReport{Datagrams: sent, Rate: sent - last, Open: open.Load(), Opened: opened.Load()})
+		line, err := json.Marshal(floodReport{At: time.Since(began).Seconds(), Datagrams: sent, Rate: sent - last, Open: open.Load(), Opened: opened.Load()})
 		if err != nil {
 			return err
 		}

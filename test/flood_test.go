@@ -39,9 +39,9 @@ func TestAcceptanceFlood(t *testing.T) {
 	erl := testutil.RequireErl(t)
 	testutil.RequireNetwork(t)
 	rate, connections, boots := 10_000, 500, 3
-	slack := time.Second // few boots, and other tests at the same time
+	slack, least := time.Second, int64(rate/2) // few boots, and other tests at the same time
 	if acceptance() {
-		rate, connections, boots, slack = 100_000, 5000, 7, 0
+		rate, connections, boots, slack, least = 100_000, 5000, 7, 0, 90_000
 	}
 	others, generator, err := shareCPUs()
 	if err != nil {
@@ -106,7 +106,7 @@ func TestAcceptanceFlood(t *testing.T) {
 			generating := startFlood(t, attacker, f)
 			testutil.Poll(t, time.Minute, "the flood is to be at its height", func() bool {
 				r, ok := floodReported(t, generating)
-				return ok && r.Opened >= int64(connections) && r.Rate > int64(rate)*9/10
+				return ok && r.Opened >= int64(connections) && r.Rate >= least
 			})
 			first, _ := floodReported(t, generating)
 			began := time.Now()
@@ -119,8 +119,8 @@ func TestAcceptanceFlood(t *testing.T) {
 			logged := strings.Count(s.Output(), "\n") - lines
 
 			t.Logf("median boot %v before, %v during (%.2f times)", before, during, during.Seconds()/before.Seconds())
-			t.Logf("sent %d datagrams in %v, %d a second; opened %d connections, %d open at the end", last.Datagrams-first.Datagrams, lasted.Round(time.Second),
-				int64(float64(last.Datagrams-first.Datagrams)/max(lasted.Seconds(), 1)), last.Opened, last.Open)
+			reached := int64(float64(last.Datagrams-first.Datagrams) / (last.At - first.At))
+			t.Logf("sent %d datagrams a second for %v; opened %d connections, %d open at the end", reached, lasted.Round(time.Second), last.Opened, last.Open)
 			for _, name := range floodCounters {
 				t.Logf("eboot_%s: %d", name, now[name]-counted[name])
 			}
@@ -128,8 +128,8 @@ func TestAcceptanceFlood(t *testing.T) {
 			if during > 2*before+slack {
 				t.Errorf("a boot takes %v during the flood, %v before", during, before)
 			}
-			if last.Rate < int64(rate)*8/10 {
-				t.Errorf("the generator sent %d datagrams a second, want %d: nothing is shown", last.Rate, rate)
+			if reached < least {
+				t.Errorf("the generator sent %d datagrams a second, want %d: nothing is shown", reached, least)
 			}
 			if grown > floodMemory {
 				t.Errorf("the server grew by %d MiB", grown>>20)
