@@ -4,9 +4,11 @@ import (
 	"archive/tar"
 	"bytes"
 	"errors"
+	"fmt"
 	"io"
 	"os"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strings"
 	"testing"
@@ -218,6 +220,28 @@ func TestBombsRefusedUnread(t *testing.T) {
 			t.Errorf("got %+v", e)
 		}
 	})
+}
+
+// An archive may hold any number of others that may be variable tars, and all are read: what is kept
+// of each is what is in it. Each once kept a buffer of 1 MiB.
+func TestVariableTarsAreSmallInMemory(t *testing.T) {
+	const tars = 500
+	inner := string(gzipped(t, makeTar(t, entry{name: "x", body: "x"})))
+	entries := good()
+	for i := range tars {
+		entries = append(entries, entry{name: fmt.Sprintf("V%d.tar.gz", i), body: inner})
+	}
+	data := makeTar(t, entries...)
+	var before, after runtime.MemStats
+	runtime.GC()
+	runtime.ReadMemStats(&before)
+	s := mustOpenBytes(t, data, Options{})
+	runtime.GC()
+	runtime.ReadMemStats(&after)
+	if kept := int64(after.HeapAlloc) - int64(before.HeapAlloc); kept > 20<<20 {
+		t.Errorf("%d MiB are kept of %d archives of %d bytes", kept>>20, tars, len(inner))
+	}
+	runtime.KeepAlive(s)
 }
 
 // sparseTar is a good archive with a file of GNU's old sparse format, all hole.
