@@ -127,7 +127,7 @@ func FuzzAdminJSON(f *testing.F) {
 		for _, example := range bodies() {
 			body := reflect.New(reflect.TypeOf(example).Elem()).Interface()
 			var err error
-			if set := testutil.Allocated(func() { err = read(text, body) }); set > uint64(256<<10+300*len(text)) {
+			if set := testutil.Allocated(func() { err = read(text, body) }); set > uint64(1<<20+300*len(text)) {
 				t.Errorf("%d bytes set aside for %d", set, len(text))
 			}
 			if err != nil {

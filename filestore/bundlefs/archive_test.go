@@ -272,7 +272,7 @@ func FuzzBundleZip(f *testing.F) {
 		limits := ArchiveLimits{Entries: 100, FileSize: 1 << 16, TotalSize: 1 << 18, CachedSize: 100}.withDefaults()
 		var a *archive
 		var err error
-		if got := testutil.Allocated(func() { a, err = readArchive(bytes.NewReader(data), int64(len(data)), limits) }); got > uint64(128<<10+128*len(data)) {
+		if got := testutil.Allocated(func() { a, err = readArchive(bytes.NewReader(data), int64(len(data)), limits) }); got > uint64(1<<20+128*len(data)) {
 			t.Fatalf("%d bytes set aside for %d", got, len(data))
 		}
 		if err != nil {

@@ -52,7 +52,7 @@ func FuzzBodies(f *testing.F) {
 		r := httptest.NewRequest("POST", posts[int(call)%len(posts)], strings.NewReader(text))
 		w := httptest.NewRecorder()
 		set := testutil.Allocated(func() { server.mux.ServeHTTP(w, r) })
-		if set > uint64(512<<10+400*len(text)) {
+		if set > uint64(1<<20+400*len(text)) {
 			t.Errorf("%s: %d bytes set aside for %d", r.URL, set, len(text))
 		}
 		if w.Code != http.StatusOK && w.Code != http.StatusUnprocessableEntity {

@@ -196,7 +196,7 @@ func FuzzServingCache(f *testing.F) {
 		var body []byte
 		var index uint64
 		var err error
-		if got := testutil.Allocated(func() { body, index, err = decode(data) }); got > 64<<10 {
+		if got := testutil.Allocated(func() { body, index, err = decode(data) }); got > 1<<20 {
 			t.Errorf("%d bytes set aside", got)
 		}
 		if err != nil {
