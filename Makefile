@@ -11,7 +11,7 @@ export GOFLAGS := -tags=hashicorpmetrics -buildvcs=false
 VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo development)
 LDFLAGS := -s -w -X main.version=$(VERSION)
 
-.PHONY: all build loader demo test test-otp check unit fuzz bench acceptance clean
+.PHONY: all build loader demo test test-otp check unit fuzz fuzz-million bench acceptance clean
 
 all: build
 
@@ -42,6 +42,9 @@ FUZZTIME ?= 30s
 fuzz: ## every fuzz target for FUZZTIME
 	scripts/fuzz $(FUZZTIME)
 
+fuzz-million: ## every fuzz target for a million executions, or 30 minutes; prints a table
+	FUZZ_LIMIT=$${FUZZ_LIMIT:-30m} scripts/fuzz 1000000x
+
 BENCH_ROUNDS ?= 5
 BENCH_REPORT ?= $(CURDIR)/bin/bench.txt
 bench: build ## figures, side by side with OTP's own boot server; BENCH_ROUNDS of each
@@ -63,6 +66,7 @@ test-otp: ## boots, serving, failover and the loader with the OTP releases that 
 acceptance: build ## the full counts; prints a report
 	scripts/need erl cc ip nft
 	EBOOT_TEST_ACCEPTANCE=1 EBOOT_REQUIRE_ERL=1 go test -count=1 -timeout 60m -v -run 'Acceptance' ./...
+	$(MAKE) fuzz-million
 
 clean:
 	rm -rf bin dist

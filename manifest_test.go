@@ -1,14 +1,19 @@
 package eboot_test
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
+	"os"
+	"path"
+	"path/filepath"
 	"strings"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
 
 	"eboot"
+	"eboot/internal/testutil"
 )
 
 func sampleManifest() *eboot.Manifest {
@@ -113,13 +118,29 @@ func TestTimes(t *testing.T) {
 	}
 }
 
+// A manifest is read as the one text that it has, or refused; no path of it leads out of
+// the tree, and what is set aside for it is in proportion to its bytes.
 func FuzzManifest(f *testing.F) {
+	f.Add(recorded(f, "greeter.manifest"))
 	f.Add(sampleManifest().Encode())
 	f.Add([]byte("eboot-manifest 1\nl a\x00b\n"))
+	f.Add([]byte("eboot-manifest 1\n" + strings.Repeat("\n", 1000)))
 	f.Fuzz(func(t *testing.T, data []byte) {
-		m, err := eboot.ParseManifest(data)
+		var m *eboot.Manifest
+		var err error
+		if got := testutil.Allocated(func() { m, err = eboot.ParseManifest(data) }); got > uint64(64*len(data)+1<<20) {
+			t.Errorf("%d bytes set aside for %d", got, len(data))
+		}
 		if err != nil {
+			if !errors.Is(err, eboot.ErrInvalid) && !errors.Is(err, eboot.ErrTooLarge) {
+				t.Errorf("error of no kind: %v", err)
+			}
 			return
+		}
+		for _, e := range m.Entries {
+			if !filepath.IsLocal(e.Path) || path.Clean(e.Path) != e.Path || strings.ContainsRune(e.Path, 0) {
+				t.Errorf("a path %q", e.Path)
+			}
 		}
 		if got := m.Encode(); string(got) != string(data) {
 			t.Errorf("accepted %q, which encodes as %q: two spellings of one tree", data, got)
@@ -127,7 +148,18 @@ func FuzzManifest(f *testing.F) {
 	})
 }
 
+// recorded is a file that a server keeps for the release of test/fixtures.
+func recorded(t testing.TB, name string) []byte {
+	t.Helper()
+	data, err := os.ReadFile(filepath.Join("testdata", name))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return data
+}
+
 func FuzzTimes(f *testing.F) {
+	f.Add(recorded(f, "greeter.times"), bytes.Count(recorded(f, "greeter.times"), []byte{'\n'})-1)
 	f.Add(eboot.EncodeTimes([]int64{1, 2}), 2)
 	f.Fuzz(func(t *testing.T, data []byte, n int) {
 		if n < 0 || n > 1000 {

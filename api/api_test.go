@@ -3,19 +3,24 @@ package api
 import (
 	"bytes"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"net/netip"
+	"reflect"
 	"strings"
 	"testing"
+	"testing/iotest"
 	"time"
 
 	"github.com/hashicorp/go-hclog"
 
 	"eboot"
+	"eboot/internal/testutil"
 )
 
 // Every sentinel must come out of a client as what went into the server.
@@ -88,16 +93,89 @@ func FuzzBlobStream(f *testing.F) {
 	})
 }
 
+// bodies are what operators' requests carry, each as the client sends it.
+func bodies() []any {
+	return []any{
+		&AllowRequest{Entries: []eboot.WhitelistEntry{{Prefix: netip.MustParsePrefix("10.0.0.0/8"), Channel: "stable", Labels: map[string]string{"rack": "r1"}}}},
+		&DenyRequest{Prefixes: []netip.Prefix{netip.MustParsePrefix("10.1.2.3/32")}},
+		&ChannelSet{Bundle: eboot.Ref{Name: "otp", Version: "25"}, ERTS: "13.1.5"},
+		&ProtectedSet{Protected: true},
+		&PublishCommit{Channel: "stable", MinCopies: 2, Signatures: map[string][]eboot.Signature{"13.1.5": {{Signature: make([]byte, 64), Sealed: make([]byte, 64), Comment: "x"}}}},
+		&BundleSignatures{ERTS: "13.1.5", Signatures: []eboot.Signature{{Signature: make([]byte, 64), Sealed: make([]byte, 64)}}},
+		&DrainedSet{Drained: true},
+		&LeaderTransfer{To: "b"},
+		&RolloutStart{Bundle: eboot.Ref{Name: "otp", Version: "25"}, RolloutSpec: eboot.RolloutSpec{Stages: []eboot.Stage{{Name: "10%", Percent: 10}}}},
+	}
+}
+
+// A body of any text is read as each of the requests or is the caller's fault, takes memory in
+// proportion, and means the same when it is sent again.
 func FuzzAdminJSON(f *testing.F) {
-	f.Add(`{"entries":[{"prefix":"10.0.0.0/8","channel":"stable"}]}`)
+	for _, body := range bodies() {
+		text, err := json.Marshal(body)
+		if err != nil {
+			f.Fatal(err)
+		}
+		f.Add(string(text))
+	}
 	f.Add(`{"entries":[]} {}`)
+	f.Add(`{"entries":[` + strings.TrimSuffix(strings.Repeat("{},", 1000), ",") + `]}`)
 	f.Fuzz(func(t *testing.T, text string) {
-		r := httptest.NewRequest("POST", "/v1/whitelist", strings.NewReader(text))
-		var body AllowRequest
-		if err := readJSON(r, &body); err != nil && !errors.Is(err, eboot.ErrInvalid) && !errors.Is(err, eboot.ErrTooLarge) {
-			t.Errorf("%q: %v is no fault of the caller", text, err)
+		read := func(text string, body any) error {
+			return readJSON(httptest.NewRequest("POST", "/", strings.NewReader(text)), body)
+		}
+		for _, example := range bodies() {
+			body := reflect.New(reflect.TypeOf(example).Elem()).Interface()
+			var err error
+			if set := testutil.Allocated(func() { err = read(text, body) }); set > uint64(1<<20+300*len(text)) {
+				t.Errorf("%d bytes set aside for %d", set, len(text))
+			}
+			if err != nil {
+				if !errors.Is(err, eboot.ErrInvalid) && !errors.Is(err, eboot.ErrTooLarge) {
+					t.Errorf("%q: %v is no fault of the caller", text, err)
+				}
+				continue
+			}
+			once, err := json.Marshal(body)
+			if err != nil {
+				continue // an address without a value cannot be written
+			}
+			again := reflect.New(reflect.TypeOf(example).Elem()).Interface()
+			if err := read(string(once), again); err != nil {
+				t.Errorf("%q was read as %s, which is not: %v", text, once, err)
+			} else if twice, err := json.Marshal(again); err != nil || !bytes.Equal(once, twice) {
+				t.Errorf("%s came back as %s, %v", once, twice, err)
+			}
 		}
 	})
+}
+
+// Found by reading: a body of 4 MiB could be a list of 1.4 million empty values, some 100 MiB in memory.
+func TestValuesOfABodyAreBounded(t *testing.T) {
+	read := func(text string) error {
+		return readJSON(httptest.NewRequest("POST", "/", strings.NewReader(text)), &AllowRequest{})
+	}
+	list := func(item string, n int) string {
+		return `{"entries":[` + strings.TrimSuffix(strings.Repeat(item+",", n), ",") + `]}`
+	}
+	var err error
+	set := testutil.Allocated(func() { err = read(list("{}", 1<<20)) })
+	if !errors.Is(err, eboot.ErrTooLarge) || set > 32<<20 {
+		t.Errorf("%v, and %d MiB were set aside", err, set>>20)
+	}
+	// What is inside a string counts for nothing.
+	for text, want := range map[string]int{`"a,[{\",["`: 0, `{"a":[1,2]}`: 3, `[]`: 1, `"\\",`: 1, ``: 0} {
+		for n := range want + 2 {
+			got, err := io.ReadAll(LimitValues(iotest.OneByteReader(strings.NewReader(text)), n))
+			if fits := n >= want; fits != (err == nil) || fits && string(got) != text || !fits && !errors.Is(err, eboot.ErrTooLarge) {
+				t.Errorf("%s, at most %d values: %q, %v", text, n, got, err)
+			}
+		}
+	}
+	// As many hosts as one change of the state may hold, with room.
+	if err := read(list(`{"prefix":"10.1.2.3/32","channel":"stable"}`, 20_000)); err != nil {
+		t.Error(err)
+	}
 }
 
 func TestParseAddresses(t *testing.T) {

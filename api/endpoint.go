@@ -28,6 +28,9 @@ const (
 	dialPatienceOfSeveral = 1500 * time.Millisecond
 )
 
+// maxAnswer bounds what a server may answer at once, in bytes: some millions of rows of a list.
+const maxAnswer = 1 << 30
+
 // endpoint is one server, as a client reaches it.
 type endpoint struct {
 	name  string // as the user wrote it
@@ -191,7 +194,7 @@ func decode(response *http.Response, accept []int, result any) error {
 	if result == nil {
 		return nil
 	}
-	decoder := json.NewDecoder(response.Body)
+	decoder := json.NewDecoder(io.LimitReader(response.Body, maxAnswer))
 	read := func() error { return decoder.Decode(result) }
 	if arriving, ok := result.(interface{ decodeFrom(*json.Decoder) error }); ok {
 		read = func() error { return arriving.decodeFrom(decoder) }

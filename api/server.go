@@ -31,6 +31,7 @@ const (
 const headerStale = "Eboot-Stale"
 
 const (
+	maxValues       = 1 << 17 // in a JSON body; an entry of the whitelist with two labels has six
 	maxBody         = 4 << 20 // JSON bodies; publishes and snapshots have limits of their own
 	maxSnapshotBody = 1 << 30
 )
@@ -275,14 +276,14 @@ func writeJSON(w http.ResponseWriter, status int, v any) error {
 
 // readJSON reads one JSON value and nothing behind it, without unknown fields.
 func readJSON(r *http.Request, v any) error {
-	d := json.NewDecoder(http.MaxBytesReader(nil, r.Body, maxBody))
+	d := json.NewDecoder(LimitValues(http.MaxBytesReader(nil, r.Body, maxBody), maxValues))
 	d.DisallowUnknownFields()
 	if err := d.Decode(v); err != nil {
 		var tooLarge *http.MaxBytesError
 		switch {
 		case errors.As(err, &tooLarge):
 			return fmt.Errorf("request body: more than %d bytes: %w", maxBody, eboot.ErrTooLarge)
-		case errors.Is(err, eboot.ErrInvalid):
+		case errors.Is(err, eboot.ErrInvalid), errors.Is(err, eboot.ErrTooLarge):
 			return fmt.Errorf("request body: %w", err)
 		}
 		return fmt.Errorf("request body: %v: %w", err, eboot.ErrInvalid)

@@ -287,6 +287,10 @@ func TestParseReport(t *testing.T) {
 
 // FuzzExtended decodes what our loader would never send.
 func FuzzExtended(f *testing.F) {
+	_, requests := recordings(f)
+	for _, frame := range requests["testdata/session.wire"] {
+		f.Add(frame)
+	}
 	f.Add(askOpen(true, "tree", "plan")[headerSize:])
 	f.Add(option("boot", etf.AppendInteger(nil, 1<<48-1)))
 	f.Add(option("moon", appendTexts(nil, []string{"a"})))
@@ -327,6 +331,10 @@ func FuzzExtended(f *testing.F) {
 // FuzzExtendedRequest sends a frame to an opened connection and a stock request after it:
 // whatever comes is whole terms, up to the reply to the latter or the end.
 func FuzzExtendedRequest(f *testing.F) {
+	_, requests := recordings(f)
+	for _, frame := range requests["testdata/session.wire"] {
+		f.Add(frame)
+	}
 	for _, request := range [][]byte{askOpen(true, "tree", "plan"), askFetch("bin/start.boot", "none", "a\x00"), askReport("started", 1), ask("get", "/bin")} {
 		f.Add(request[headerSize:])
 	}

@@ -5,7 +5,10 @@ import (
 	"context"
 	"errors"
 	"io"
+	"maps"
 	"net"
+	"path/filepath"
+	"slices"
 	"testing"
 	"time"
 
@@ -36,8 +39,48 @@ func (c *chunked) Read(b []byte) (int, error) {
 
 func (c *chunked) SetReadDeadline(time.Time) error { return nil }
 
+// recordings returns what real nodes of OTP 23, 25, 27 and 29 and our loader sent: the datagrams of
+// their searches, and the contents of their frames by the file that has them.
+func recordings(t testing.TB) (queries [][]byte, requests map[string][][]byte) {
+	t.Helper()
+	files, err := filepath.Glob("testdata/*.wire")
+	if err != nil || len(files) < 7 {
+		t.Fatalf("recordings: %q, %v", files, err)
+	}
+	requests = map[string][][]byte{}
+	for _, file := range files {
+		for _, m := range readWire(t, file) {
+			switch m.what {
+			case "query":
+				queries = append(queries, m.bytes)
+			case "request":
+				requests[file] = append(requests[file], m.bytes)
+			}
+		}
+	}
+	return queries, requests
+}
+
+// sessions are parts of connections of real nodes, so many requests each, as bytes of the wire.
+func sessions(t testing.TB, each int) (streams [][]byte) {
+	_, requests := recordings(t)
+	for _, file := range slices.Sorted(maps.Keys(requests)) {
+		for part := range slices.Chunk(requests[file], each) {
+			var stream []byte
+			for _, frame := range part {
+				stream = append(stream, packet(frame)...)
+			}
+			streams = append(streams, stream)
+		}
+	}
+	return streams
+}
+
 // FuzzFrame reads frames out of bytes that arrive in pieces.
 func FuzzFrame(f *testing.F) {
+	for i, stream := range sessions(f, 40) {
+		f.Add(stream, []byte{byte(i), 1, 200, 3})
+	}
 	f.Add(ask("get", "/bin/start.boot"), []byte{0})
 	f.Add(append(ask("get", "/"), ask("list_dir", "/lib")...), []byte{3, 200, 0})
 	f.Add([]byte{0, 0, 0, 0, 0, 0, 0, 1}, []byte{})
@@ -96,9 +139,12 @@ func readPacketLimited(data []byte) ([]byte, error) {
 // FuzzRequest sends bytes to a server and reads what comes back: whole frames
 // with whole terms, one for each request, and then the end.
 func FuzzRequest(f *testing.F) {
-	for _, m := range readWire(f, "testdata/loader.wire") {
-		if m.what == "request" {
-			f.Add(packet(m.bytes))
+	for _, stream := range sessions(f, 8) {
+		f.Add(stream)
+	}
+	for _, frame := range readWire(f, "testdata/loader.wire") {
+		if frame.what == "request" {
+			f.Add(packet(frame.bytes))
 		}
 	}
 	f.Add(append(ask("get", "/lib/big"), ask("read_link_info", "/link")...))

@@ -50,6 +50,10 @@ func TestAnswerable(t *testing.T) {
 }
 
 func FuzzEbootQ(f *testing.F) {
+	queries, _ := recordings(f)
+	for _, q := range queries {
+		f.Add(q)
+	}
 	for _, seed := range []string{"EBOOTQ13.1.5", "EBOOTQ", "EBOOTQ\x00", "EBOOTR\x00\x11\x1013.1.5", "EBOOTQ" + strings.Repeat("9", 33)} {
 		f.Add([]byte(seed))
 	}

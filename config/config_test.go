@@ -355,6 +355,24 @@ func TestPortRangeText(t *testing.T) {
 	}
 }
 
+// Found by FuzzConfig: a root with a line break in it was taken from the environment, and from a
+// quoted text of a file.
+func TestTextsHaveNoControlCharacters(t *testing.T) {
+	for name, load := range map[string]func() (Config, error){
+		"from a variable": func() (Config, error) { return parse("f", nil, []string{"EBOOT_BOOT_ROOTS=/\n0"}) },
+		"from a file":     func() (Config, error) { return parse("f", []byte(`boot: {roots: ["/a\nb"]}`), nil) },
+		"NUL":             func() (Config, error) { return parse("f", []byte(`data_dir: "/a\0"`), nil) },
+		"escape":          func() (Config, error) { return parse("f", nil, []string{"EBOOT_CLUSTER_NAME=a\x1b[2J"}) },
+	} {
+		if c, err := load(); !errors.Is(err, eboot.ErrInvalid) {
+			t.Errorf("%s: %+v, %v", name, c, err)
+		}
+	}
+	if _, err := parse("f", nil, []string{"EBOOT_BOOT_ROOTS=/a,\n/b"}); err != nil {
+		t.Errorf("space around the items of a list: %v", err)
+	}
+}
+
 // Whatever a file and one variable say, the answer is a Config that is valid and
 // says the same when it is written and read again, or ErrInvalid.
 func FuzzConfig(f *testing.F) {

@@ -7,6 +7,7 @@ import (
 	"strconv"
 	"strings"
 	"time"
+	"unicode"
 )
 
 // key is one thing that can be set: a leaf of Config.
@@ -123,7 +124,8 @@ func setText(v reflect.Value, text string) (ok bool) {
 		return err == nil
 	}
 	v.SetString(text) // the tests set every key, so that no other kind can hide
-	return true
+	// No key means anything with a line break or a NUL in it; logs and errors show values.
+	return !strings.ContainsFunc(text, unicode.IsControl)
 }
 
 // want describes the values of a type to an operator.

@@ -118,6 +118,11 @@ func FuzzApply(f *testing.F) {
 		whole = append(binary.BigEndian.AppendUint16(whole, uint16(len(entry))), entry...)
 	}
 	f.Add(whole, uint8(3))
+	recorded, err := os.ReadFile("testdata/recorded.log") // of a server to which a release was published, and that booted slaves
+	if err != nil {
+		f.Fatal(err)
+	}
+	f.Add(recorded, uint8(5))
 	f.Fuzz(func(t *testing.T, data []byte, middle uint8) {
 		a, b := New(nil), New(nil)
 		for index := uint64(1); len(data) >= 2; index++ {

@@ -4,9 +4,11 @@ import (
 	"archive/tar"
 	"bytes"
 	"errors"
+	"fmt"
 	"io"
 	"os"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strings"
 	"testing"
@@ -73,8 +75,14 @@ func TestArchivesRefused(t *testing.T) {
 			Options{Boot: "releases/1.0/used"}, eboot.ErrInvalid, []string{`"EXT.tar.gz"`, "is not a tar"}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			_, err := openBytes(t.Context(), makeTar(t, c.entries...), c.opts)
-			wantError(t, err, c.want, c.texts...)
+			data := makeTar(t, c.entries...)
+			for _, packed := range [][]byte{data, gzipped(t, data), zstdFrame(t, data)} {
+				s, err := openBytes(t.Context(), packed, c.opts)
+				wantError(t, err, c.want, c.texts...)
+				if s != nil {
+					t.Error("there is a source, which could be published")
+				}
+			}
 		})
 	}
 }
@@ -178,6 +186,16 @@ func TestBombsRefused(t *testing.T) {
 		_, err := openBytes(t.Context(), sparseTar(t, 8<<20), Options{Limits: limits})
 		wantError(t, err, eboot.ErrTooLarge, `"holes"`, "200 times")
 	})
+	t.Run("ErrSparsePAX", func(t *testing.T) {
+		for _, size := range []string{"8388608", "9000000000000000000"} {
+			_, err := openBytes(t.Context(), paxSparseTar(t, size), Options{Limits: limits})
+			wantError(t, err, eboot.ErrTooLarge, `"holes"`)
+		}
+	})
+	t.Run("ErrSparseMap", func(t *testing.T) { // more fragments than there are bytes for
+		_, err := openBytes(t.Context(), bytes.Replace(paxSparseTar(t, "8388608"), []byte("1\n8388608\n0\n"), []byte("999999999999\n"), 1), Options{Limits: limits})
+		wantError(t, err, eboot.ErrInvalid, "lib/a")
+	})
 	t.Run("OKBelowTheRatio", func(t *testing.T) {
 		if _, err := openBytes(t.Context(), gzipped(t, makeTar(t, good(entry{name: "zeros", body: zeros})...)), Options{}); err != nil {
 			t.Fatal(err)
@@ -220,6 +238,28 @@ func TestBombsRefusedUnread(t *testing.T) {
 	})
 }
 
+// An archive may hold any number of others that may be variable tars, and all are read: what is kept
+// of each is what is in it. Each once kept a buffer of 1 MiB.
+func TestVariableTarsAreSmallInMemory(t *testing.T) {
+	const tars = 500
+	inner := string(gzipped(t, makeTar(t, entry{name: "x", body: "x"})))
+	entries := good()
+	for i := range tars {
+		entries = append(entries, entry{name: fmt.Sprintf("V%d.tar.gz", i), body: inner})
+	}
+	data := makeTar(t, entries...)
+	var before, after runtime.MemStats
+	runtime.GC()
+	runtime.ReadMemStats(&before)
+	s := mustOpenBytes(t, data, Options{})
+	runtime.GC()
+	runtime.ReadMemStats(&after)
+	if kept := int64(after.HeapAlloc) - int64(before.HeapAlloc); kept > 20<<20 {
+		t.Errorf("%d MiB are kept of %d archives of %d bytes", kept>>20, tars, len(inner))
+	}
+	runtime.KeepAlive(s)
+}
+
 // sparseTar is a good archive with a file of GNU's old sparse format, all hole.
 func sparseTar(t *testing.T, size int64) []byte {
 	t.Helper()
@@ -248,6 +288,16 @@ func sparseTar(t *testing.T, size int64) []byte {
 	return data
 }
 
+// paxSparseTar is a good archive with a file of size bytes in the sparse format 1.0 of PAX, all hole.
+func paxSparseTar(t *testing.T, size string) []byte {
+	t.Helper()
+	body := "1\n8388608\n0\n" // one fragment of no bytes
+	data := makeTar(t, good(entry{name: "holes", body: body + strings.Repeat("\x00", 512-len(body)), header: func(h *tar.Header) {
+		h.PAXRecords = map[string]string{"VEN.sparse.major": "1", "VEN.sparse.minor": "0", "VEN.sparse.name": "holes", "VEN.sparse.realsize": size}
+	}})...)
+	return bytes.ReplaceAll(data, []byte("VEN.sparse."), []byte("GNU.sparse."))
+}
+
 func TestArchiveTree(t *testing.T) {
 	executable := entry{name: "bin/run", body: "#!/bin/sh", header: func(h *tar.Header) { h.Mode = 0o755 }}
 	notOwner := entry{name: "bin/others", body: "x", header: func(h *tar.Header) { h.Mode = 0o655 }}
@@ -266,6 +316,9 @@ func TestArchiveTree(t *testing.T) {
 		{"OKDanglingLink", []entry{link("lib/l", "nothing/here")}, "lib/l -> nothing/here\n", "nothing/here"},
 		{"OKLoop", []entry{link("l", "m"), link("m", "l")}, "l -> m\nm -> l\n", "symlink l"},
 		{"OKBackslash", []entry{{name: `a\..\b`, body: "x"}}, `a\..\b "x"` + "\n", ""},
+		// Slaves tell these apart, and nothing is ever unpacked to a disk that does not.
+		{"OKCase", []entry{{name: "lib/A", body: "x"}}, "lib/A \"x\"\n", ""},
+		{"OKUnicodeForms", []entry{{name: "\u00e9", body: "composed"}, {name: "e\u0301", body: "decomposed"}}, "e\u0301 \"decomposed\"\n\u00e9 \"composed\"\n", ""},
 		{"OKNewline", []entry{{name: "a\nb", body: "x"}}, "a\nb \"x\"\n", ""},
 		{"OKCookie", []entry{{name: "releases/COOKIE", body: "secret"}, {name: "x/.erlang.cookie", body: "secret"}}, "x/\n", "left out releases/COOKIE"},
 		{"OKCookieDirectory", []entry{{name: ".erlang.cookie/x", body: "secret"}}, "", "left out .erlang.cookie"},

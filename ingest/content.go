@@ -78,6 +78,12 @@ func newHasher(kept *keeper, boot string) *hasher {
 	return &hasher{hash: sha256.New(), buffer: make([]byte, readSize), kept: kept, boot: boot}
 }
 
+// inside returns a hasher for what stands in the file that h reads. It has the buffer of h: an
+// archive may hold any number of others, all of which stay, so none has one of its own.
+func (h *hasher) inside() *hasher {
+	return &hasher{hash: sha256.New(), buffer: h.buffer, kept: h.kept}
+}
+
 // read sets the digest of n, the file at p, from the n.size bytes that r must
 // have, and keeps them when they are wanted later. It returns the content until
 // the next read, or nil when it is too large for that. eboot.ErrConflict: r has more or fewer.

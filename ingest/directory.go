@@ -188,7 +188,7 @@ func (r *reader) leave() {
 // readVariableTars reads the few files that may be one a second time, as
 // archives: one after the other, since they share one budget.
 func (d *directory) readVariableTars(ctx context.Context, kept *keeper) error {
-	shared := &budget{limits: d.limits}
+	shared, h := &budget{limits: d.limits}, newHasher(kept, "")
 	for _, p := range d.paths {
 		n := d.tree.nodes[p]
 		if n.kind != eboot.KindFile || path.Dir(p) != "." || !varTarName.MatchString(p) {
@@ -199,7 +199,7 @@ func (d *directory) readVariableTars(ctx context.Context, kept *keeper) error {
 			return err
 		}
 		before := n.digest
-		err = readVariableTar(ctx, p, n, f, newHasher(kept, ""), shared)
+		err = readVariableTar(ctx, p, n, f, h, shared)
 		if err := errors.Join(err, f.Close()); err != nil {
 			return err
 		}

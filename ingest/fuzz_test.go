@@ -3,6 +3,7 @@ package ingest
 import (
 	"archive/tar"
 	"errors"
+	"os"
 	"testing"
 
 	"eboot"
@@ -10,7 +11,13 @@ import (
 
 // Whatever stands in a file, Open ends with a tree that may be published or
 // with an error that says what is wrong with the input.
-func FuzzArchive(f *testing.F) {
+func FuzzBundleTar(f *testing.F) {
+	release, err := os.ReadFile("testdata/release.tar.gz") // by systools:make_tar, most modules taken out
+	if err != nil {
+		f.Fatal(err)
+	}
+	f.Add(release, "")
+	f.Add(release, "releases/1.0.0/start")
 	inner := gzipped(f, makeTar(f, entry{name: "x-1/ebin/x.beam", body: "beam"}))
 	seeds := [][]entry{
 		good(),

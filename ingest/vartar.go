@@ -27,7 +27,7 @@ var varTarName = regexp.MustCompile(`^(?:[^/]+/)?[A-Za-z_][A-Za-z0-9_]*\.tar\.gz
 func readVariableTar(ctx context.Context, p string, n *node, content io.Reader, h *hasher, b *budget) error {
 	h.hash.Reset()
 	hashed := &hashedReader{ctx: ctx, reader: content, hasher: h}
-	v := &variableTar{scan: &scan{tree: newTree(b), size: n.size, hasher: newHasher(h.kept, "")}}
+	v := &variableTar{scan: &scan{tree: newTree(b), size: n.size, hasher: h.inside()}}
 	u, err := newUnpacker(ctx, hashed, b.limits, &progress{})
 	if err == nil {
 		err = v.scan.read(u)

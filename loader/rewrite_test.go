@@ -167,6 +167,9 @@ func TestRewriteRefuses(t *testing.T) {
 }
 
 func FuzzRewrite(f *testing.F) {
+	for _, name := range glob(f, "testdata/*.boot") {
+		f.Add(read(f, name), byte(1))
+	}
 	f.Add(script(tuple{atomic("preLoaded"), list{atomic("init")}}, tuple{atomic("progress"), atomic("preloaded")},
 		pathOf("$LIB/a-1/ebin", "$LIB/../releases/1/consolidated", atomic("$OTHER/b/ebin")), loading(atomic("a")), completed), byte(1))
 	f.Add(script(tuple{atomic("progress"), list{1, 2, "x", 1.5}}, apply(atomic("a"), atomic("b"), list{}), tuple{atomic("progress"), atomic("p")}), byte(0))

@@ -52,12 +52,18 @@ type serverProcess struct {
 // can take writes. It is killed with the test.
 func startProcess(t testing.TB, address, dir string) *serverProcess {
 	t.Helper()
+	return startProcessWith(t, address, dir, fmt.Sprintf("boot: {bind: [%s]}", address))
+}
+
+// startProcessWith is startProcess with a boot section of its own.
+func startProcessWith(t testing.TB, address, dir, boot string) *serverProcess {
+	t.Helper()
 	path, err := program()
 	if err != nil {
 		t.Fatal(err)
 	}
 	settings := filepath.Join(t.TempDir(), "eboot.yaml")
-	write(t, settings, fmt.Sprintf("data_dir: %s\nboot: {bind: [%s]}\napi: {bind: '%s:4380', socket: '', insecure: true}\nlog: {level: warn}\n", dir, address, address))
+	write(t, settings, fmt.Sprintf("data_dir: %s\n%s\napi: {bind: '%s:4380', socket: '', insecure: true}\nlog: {level: warn}\n", dir, boot, address))
 	s := &serverProcess{Address: address, cmd: exec.Command(path, "agent", "--config", settings), output: &bytes.Buffer{}, ended: make(chan struct{})}
 	s.cmd.Stdout, s.cmd.Stderr = s.output, s.output
 	if err := s.cmd.Start(); err != nil {

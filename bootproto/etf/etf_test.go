@@ -3,6 +3,9 @@ package etf
 import (
 	"bytes"
 	"errors"
+	"os"
+	"path/filepath"
+	"strconv"
 	"strings"
 	"testing"
 	"unicode/utf8"
@@ -239,7 +242,37 @@ func TestIntegerRoundTrip(t *testing.T) {
 	}
 }
 
+// recordedFrames are the requests of real nodes of OTP 23, 25, 27 and 29.
+func recordedFrames(t testing.TB) (frames [][]byte) {
+	t.Helper()
+	files, err := filepath.Glob("../testdata/*.wire")
+	if err != nil || len(files) == 0 {
+		t.Fatalf("recordings: %q, %v", files, err)
+	}
+	for _, file := range files {
+		data, err := os.ReadFile(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for line := range strings.Lines(string(data)) {
+			if quoted, ok := strings.CutPrefix(strings.TrimSpace(line), "request "); ok {
+				frame, err := strconv.Unquote(quoted)
+				if err != nil {
+					t.Fatalf("%s: %v", file, err)
+				}
+				frames = append(frames, []byte(frame))
+			}
+		}
+	}
+	return frames
+}
+
+// A frame is a term or malformed, decoding it allocates nothing, and what was decoded
+// encodes to a term that means the same. That real Erlang agrees is TestAgainstErlang's.
 func FuzzETF(f *testing.F) {
+	for _, frame := range recordedFrames(f) {
+		f.Add(frame)
+	}
 	for _, b := range [][]byte{
 		frame(tagSmallTuple, 2, tagSmallAtomUTF8, 3, "get", tagString, 0, 2, "/a"),
 		frame(tagLargeTuple, 0, 0, 0, 2, tagAtom, 0, 3, "get", tagList, 0, 0, 0, 1, tagInteger, 0, 1, 0, 0, tagNil),
@@ -280,6 +313,10 @@ func FuzzETF(f *testing.F) {
 		}
 		if text2, err := Format(again); err != nil || text2 != text {
 			t.Fatalf("%s came back as %s, %v", text, text2, err)
+		}
+		d, _ = NewDecoder(again)
+		if same, err := reencode(&d, []byte{Version}); err != nil || !bytes.Equal(same, again) {
+			t.Fatalf("% x encodes as % x, %v", again, same, err)
 		}
 		if nameErr == nil {
 			d = Decoder{AppendName(nil, string(name))}

@@ -146,6 +146,22 @@ type wall struct {
 	memberlist.NodeAwareTransport
 	mu  sync.Mutex
 	cut map[string]bool
+
+	tape func(what string, sent []byte) // nil: nothing is recorded
+}
+
+func (w *wall) record(tape func(string, []byte)) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.tape = tape
+}
+
+func (w *wall) sent(b []byte) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.tape != nil {
+		w.tape("packet", b)
+	}
 }
 
 func (w *wall) to(others ...*node) {
@@ -167,6 +183,7 @@ func (w *wall) WriteToAddress(b []byte, a memberlist.Address) (time.Time, error)
 	if w.isCut(a.Addr) {
 		return time.Now(), nil
 	}
+	w.sent(b)
 	return w.NodeAwareTransport.WriteToAddress(b, a)
 }
 

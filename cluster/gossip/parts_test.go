@@ -93,7 +93,7 @@ func TestMetaUnknownFields(t *testing.T) {
 	}
 }
 
-func FuzzMeta(f *testing.F) {
+func FuzzNodeMeta(f *testing.F) {
 	for _, m := range []Meta{worst(), {ID: "7d44fb5c-9f0a-4f0e-8f5f-6d2f1d0a7c11", Peer: "[::1]:4381", Wire: 1}} {
 		b, err := encodeMeta(m, true)
 		if err != nil {

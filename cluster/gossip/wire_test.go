@@ -139,6 +139,9 @@ func nodes(n uint16) []byte {
 
 // What is let through announces no more than it may, as memberlist's decoder has it.
 func FuzzMessage(f *testing.F) {
+	for _, m := range slices.Concat(recorded(f, "stream"), recorded(f, "answer"), recorded(f, "packet")) {
+		f.Add(m)
+	}
 	f.Add(encode(f, pushPullMessage, header{Nodes: 1}, pushNode{Name: "a", Addr: []byte{10, 0, 0, 1}}))
 	f.Add(encode(f, pushPullMessage, header{Nodes: 1 << 20}))
 	f.Add(encode(f, pushPullMessage, map[string]any{"Join\xff\x00\x02\xabNodes": 1 << 20}))
@@ -146,17 +149,64 @@ func FuzzMessage(f *testing.F) {
 	f.Add(encode(f, pingMessage, map[string]any{"SeqNo": 1, "Node": "a"}))
 	f.Add(labelled([]byte{encryptedMessage, 0, 0, 0, 1, 2}))
 	f.Fuzz(func(t *testing.T, b []byte) {
-		got, err := readMessage(bytes.NewReader(b), false, false)
-		if len(got) > maxMessage || err == nil && !bytes.HasPrefix(b, got) {
-			t.Fatalf("%d bytes came as %d", len(b), len(got))
+		for _, labelled := range []bool{false, true} {
+			for _, encrypted := range []bool{false, true} {
+				got, err := readMessage(bytes.NewReader(b), labelled, encrypted)
+				if len(got) > maxMessage || err == nil && !bytes.HasPrefix(b, got) {
+					t.Fatalf("%d bytes came as %d", len(b), len(got))
+				}
+			}
 		}
-		_ = checkPacket(b)
+		got, err := readMessage(bytes.NewReader(b), false, false)
 		if err != nil || got[0] != pushPullMessage {
 			return
 		}
 		var h header
 		if codec.NewDecoder(bytes.NewReader(got[1:]), &codec.MsgpackHandle{}).Decode(&h) == nil && (h.Nodes > maxNodes || h.UserStateLen > 0) {
 			t.Fatalf("let through: %+v", h)
+		}
+	})
+}
+
+// A packet that is let through holds nothing that makes memberlist set aside more than came: no part
+// of it, as memberlist takes it apart, is compressed or of a type that no server sends.
+func FuzzPacket(f *testing.F) {
+	for _, m := range recorded(f, "packet") {
+		f.Add(m)
+	}
+	for _, m := range packetBombs(bomb(f, 1000)) {
+		f.Add(m)
+	}
+	f.Fuzz(func(t *testing.T, b []byte) {
+		if err := checkPacket(b); err != nil {
+			if !errors.Is(err, eboot.ErrInvalid) {
+				t.Fatalf("error of another kind: %v", err)
+			}
+			return
+		}
+		b, _, err := memberlist.RemoveLabelHeaderFromPacket(b)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if b[0] == checksumMessage && len(b) >= 5 {
+			b = b[5:]
+		}
+		parts := [][]byte{b}
+		if b[0] == compoundMessage { // memberlist, util.go, decodeCompoundMessage
+			parts = nil
+			lengths, rest := b[2:2+2*int(b[1])], b[2+2*int(b[1]):]
+			for ; len(lengths) > 0; lengths = lengths[2:] {
+				n := int(binary.BigEndian.Uint16(lengths))
+				if n > len(rest) {
+					break
+				}
+				parts, rest = append(parts, rest[:n]), rest[n:]
+			}
+		}
+		for _, part := range parts {
+			if len(part) == 0 || part[0] > nackMessage || part[0] == 9 || part[0] == 8 || part[0] == encryptedMessage || part[0] == pushPullMessage || part[0] == compoundMessage {
+				t.Fatalf("let through: % x", part)
+			}
 		}
 	})
 }

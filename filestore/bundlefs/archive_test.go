@@ -10,12 +10,16 @@ import (
 	"io"
 	"math/rand/v2"
 	"os"
+	"path"
+	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
 	"syscall"
 	"testing"
 	"testing/iotest"
+
+	"eboot/internal/testutil"
 )
 
 func TestArchive(t *testing.T) {
@@ -249,21 +253,38 @@ func TestArchiveLies(t *testing.T) {
 	}
 }
 
-// FuzzArchive: whatever stands in a file that ends in .ez, nothing panics, nothing
-// beyond the limits is unpacked, and what is listed can be asked for.
-func FuzzArchive(f *testing.F) {
+// FuzzBundleZip: whatever stands in a file that ends in .ez, nothing panics, nothing
+// beyond the limits is unpacked, no name leads out of it, what is listed can be asked for, and its
+// directory takes memory in proportion to the file.
+func FuzzBundleZip(f *testing.F) {
+	for _, name := range []string{"greeter-1.0.0.ez", "packed.ez"} { // by zip:create of OTP 25
+		real, err := os.ReadFile("testdata/" + name)
+		if err != nil {
+			f.Fatal(err)
+		}
+		f.Add(real)
+	}
 	for _, method := range []uint16{zip.Store, zip.Deflate} {
 		f.Add([]byte(packed(f, method, [2]string{"x-1/", ""}, [2]string{"x-1/ebin/a.beam", strings.Repeat("beam", 50)}, [2]string{"top", "t"})))
 	}
 	f.Add([]byte("PK\x05\x06" + strings.Repeat("\xff", 18)))
 	f.Fuzz(func(t *testing.T, data []byte) {
 		limits := ArchiveLimits{Entries: 100, FileSize: 1 << 16, TotalSize: 1 << 18, CachedSize: 100}.withDefaults()
-		a, err := readArchive(bytes.NewReader(data), int64(len(data)), limits)
+		var a *archive
+		var err error
+		if got := testutil.Allocated(func() { a, err = readArchive(bytes.NewReader(data), int64(len(data)), limits) }); got > uint64(1<<20+128*len(data)) {
+			t.Fatalf("%d bytes set aside for %d", got, len(data))
+		}
 		if err != nil {
 			return
 		}
 		if len(a.files)+len(a.dirs) > limits.Entries {
 			t.Fatalf("%d names", len(a.files)+len(a.dirs))
+		}
+		for name := range a.files {
+			if !filepath.IsLocal(name) || path.Clean(name) != name {
+				t.Fatalf("a member %q", name)
+			}
 		}
 		for name, d := range a.dirs {
 			for _, child := range d.names {

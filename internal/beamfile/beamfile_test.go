@@ -5,6 +5,7 @@ import (
 	"compress/gzip"
 	"encoding/binary"
 	"errors"
+	"os"
 	"strings"
 	"testing"
 )
@@ -140,6 +141,12 @@ func TestErrFormat(t *testing.T) {
 }
 
 func FuzzCodeMD5(f *testing.F) {
+	real, err := os.ReadFile("testdata/pg2.beam") // of OTP 25
+	if err != nil {
+		f.Fatal(err)
+	}
+	f.Add(real)
+	f.Add(packed(f, real))
 	f.Add(beam(module()...))
 	f.Add(beam(module(Chunk{"FunT", make([]byte, 52)}, Chunk{"LitT", []byte("literals")})...))
 	f.Add(append(beam(module()[1:]...), beam(Chunk{"Atom", atoms(-1, "\x10", "m")})[12:]...))

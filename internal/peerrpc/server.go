@@ -20,17 +20,19 @@ import (
 
 // Bounds of what a request may carry: anybody who reaches the peer port may send one.
 const (
-	maxEntry     = 1 << 20 // above what Raft takes
-	maxTask      = 16 << 10
-	maxCopy      = 1 << 20
-	maxPins      = 65_536 // in one message
-	maxPlans     = 64     // likewise
-	maxPlanFiles = 4096   // of one of them; a Fleet learns fewer
-	maxBoots     = 4096   // in one message
-	maxEvents    = 4096   // likewise
-	maxListJSON  = 16 << 20
-	maxBootsJSON = 4 << 20 // a boot may name phases, each of which takes more room than its text
-	maxSnapshot  = 1 << 30
+	maxEntry      = 1 << 20 // above what Raft takes
+	maxTask       = 16 << 10
+	maxCopy       = 1 << 20
+	maxPins       = 65_536 // in one message
+	maxPlans      = 64     // likewise
+	maxPlanFiles  = 4096   // of one of them; a Fleet learns fewer
+	maxBoots      = 4096   // in one message
+	maxEvents     = 4096   // likewise
+	maxListJSON   = 16 << 20
+	maxValues     = 1 << 18 // in a message of boots or events; a boot with ten phases has some forty
+	maxTaskValues = 1 << 14 // in a task: a copy names a few bundles, of some hundred each
+	maxBootsJSON  = 4 << 20 // a boot may name phases, each of which takes more room than its text
+	maxSnapshot   = 1 << 30
 
 	plansAtOnce = 8 // the largest that a Fleet learns have 1.7 MB each, when all has to be escaped
 
@@ -141,7 +143,9 @@ func (s *Server) apply(w http.ResponseWriter, r *http.Request) {
 }
 
 func readJSON[T any](r *http.Request, limit int64) (v T, err error) {
-	if err := json.NewDecoder(http.MaxBytesReader(nil, r.Body, limit)).Decode(&v); err != nil {
+	if err := json.NewDecoder(api.LimitValues(http.MaxBytesReader(nil, r.Body, limit), maxTaskValues)).Decode(&v); errors.Is(err, eboot.ErrTooLarge) {
+		return v, fmt.Errorf("body: %w", err)
+	} else if err != nil {
 		return v, fmt.Errorf("body: %v: %w", err, eboot.ErrInvalid)
 	}
 	return v, nil
@@ -214,7 +218,7 @@ func (s *Server) takePlans(r *http.Request) (any, error) {
 }
 
 func (s *Server) takeBoots(r *http.Request) (any, error) {
-	boots, err := readList[eboot.Boot](http.MaxBytesReader(nil, r.Body, maxBootsJSON), "boots", maxBoots)
+	boots, err := readList[eboot.Boot](api.LimitValues(http.MaxBytesReader(nil, r.Body, maxBootsJSON), maxValues), "boots", maxBoots)
 	if err == nil {
 		s.answerer.TakeBoots(boots)
 	}
@@ -222,7 +226,7 @@ func (s *Server) takeBoots(r *http.Request) (any, error) {
 }
 
 func (s *Server) takeEvents(r *http.Request) (any, error) {
-	events, err := readList[eboot.Event](http.MaxBytesReader(nil, r.Body, maxBootsJSON), "events", maxEvents)
+	events, err := readList[eboot.Event](api.LimitValues(http.MaxBytesReader(nil, r.Body, maxBootsJSON), maxValues), "events", maxEvents)
 	if err == nil {
 		s.answerer.TakeEvents(events)
 	}

@@ -15,6 +15,7 @@ import (
 	"go.uber.org/goleak"
 
 	"eboot"
+	"eboot/internal/testutil"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -181,12 +182,23 @@ func TestDamageIsFound(t *testing.T) {
 	}
 }
 
+// A file is what Run wrote, or damaged; reading it sets nothing aside but for an error.
 func FuzzServingCache(f *testing.F) {
+	recorded, err := os.ReadFile("testdata/recorded") // of a server that booted slaves
+	if err != nil {
+		f.Fatal(err)
+	}
+	f.Add(recorded)
 	f.Add(encoded(f, 1, ""))
 	f.Add(encoded(f, 1<<40, "the state"))
 	f.Add([]byte(magic))
 	f.Fuzz(func(t *testing.T, data []byte) {
-		body, index, err := decode(data)
+		var body []byte
+		var index uint64
+		var err error
+		if got := testutil.Allocated(func() { body, index, err = decode(data) }); got > 1<<20 {
+			t.Errorf("%d bytes set aside", got)
+		}
 		if err != nil {
 			if !errors.Is(err, eboot.ErrDamaged) {
 				t.Fatal(err)
