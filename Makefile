@@ -37,7 +37,7 @@ check: ## format, vet, staticcheck, tidy
 	go -C scripts/tools mod tidy -diff
 
 unit: ## all tests under the race detector, real Erlang nodes included where erl is
-	scripts/need erl cc ip nft
+	scripts/need erl cc ip nft strace systemd-analyze
 	go test -race -timeout 15m ./...
 
 FUZZTIME ?= 30s
