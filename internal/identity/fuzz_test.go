@@ -107,7 +107,7 @@ func FuzzCertificate(f *testing.F) {
 		if err := c.CheckServer([]*x509.Certificate{certificate, certificate}); !errors.Is(err, eboot.ErrDenied) {
 			t.Fatalf("a server that nobody knows: %v", err)
 		}
-		if n, err := c.CheckOperator([]*x509.Certificate{certificate}); !errors.Is(err, eboot.ErrDenied) {
+		if n, _, err := c.CheckOperator([]*x509.Certificate{certificate}); !errors.Is(err, eboot.ErrDenied) {
 			t.Fatalf("an operator %s that nobody knows: %v", n, err)
 		}
 	})
