@@ -6,6 +6,7 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"maps"
 	"net/netip"
 	"os"
 	"os/exec"
@@ -80,7 +81,8 @@ func TestUnit(t *testing.T) {
 	s := service(t)
 	for key, want := range map[string]string{
 		"Unit.StartLimitIntervalSec": "0", "Service.Type": "notify", "Service.WatchdogSec": "15", "Service.Restart": "always",
-		"Service.DynamicUser": "yes", "Service.StateDirectory": "eboot", "Service.CapabilityBoundingSet": "", "Service.LimitCORE": "0",
+		"Service.DynamicUser": "yes", "Service.StateDirectory": "eboot", "Service.StateDirectoryMode": "0700",
+		"Service.RuntimeDirectory": "eboot", "Service.RuntimeDirectoryMode": "0750", "Service.RuntimeDirectoryPreserve": "restart", "Service.CapabilityBoundingSet": "", "Service.LimitCORE": "1",
 		"Service.RestrictAddressFamilies": "AF_INET AF_INET6 AF_UNIX AF_NETLINK", "Service.ExecStart": "/usr/local/bin/eboot agent --config /etc/eboot/eboot.yaml",
 	} {
 		if got := strings.Join(s[key], "|"); got != want || len(s[key]) == 0 {
@@ -97,28 +99,62 @@ func TestUnit(t *testing.T) {
 		t.Error("no SystemCallFilter=")
 	}
 	for key, values := range s {
-		if len(values) > 1 && key != "Service.SystemCallFilter" {
+		if len(values) > 1 && !slices.Contains([]string{"Service.SystemCallFilter", "Service.LoadCredential", "Service.Environment"}, key) {
 			t.Errorf("%s stands %d times", key, len(values))
 		}
 	}
-	// The two lines that an operator with a key makes comments no longer.
-	text := read(t, "eboot.service")
-	for _, line := range []string{"#LoadCredential=gossip.key:/etc/eboot/gossip.key\n", "#Environment=EBOOT_GOSSIP_KEY_FILE=%d/gossip.key\n"} {
-		if !strings.Contains(text, line) {
-			t.Errorf("the unit lacks %s", line)
+}
+
+// The unit as it is written is that of a server with certificates: every file that is
+// handed over is one that a variable of the configuration names, and the other way round.
+func TestUnitHandsSecretsOver(t *testing.T) {
+	s := service(t)
+	// What systemd does, with a directory of the test in place of %d and /etc/eboot.
+	credentials := t.TempDir()
+	handed := map[string]bool{}
+	for _, line := range s["Service.LoadCredential"] {
+		id, from, found := strings.Cut(line, ":")
+		if !found || filepath.Dir(from) != "/etc/eboot" {
+			t.Errorf("LoadCredential=%s, want ID:/etc/eboot/FILE", line)
 		}
+		handed[filepath.Join(credentials, id)] = true
+	}
+	environ := []string{"EBOOT_CLUSTER_EXPECT=3", "EBOOT_GOSSIP_SEEDS=boot1.example:4382,boot2.example:4382,boot3.example:4382"}
+	for _, line := range s["Service.Environment"] {
+		if !strings.Contains(line, "=%d/") {
+			t.Errorf("Environment=%s: nothing but the path of a credential stands in a variable", line)
+		}
+		environ = append(environ, strings.ReplaceAll(line, "%d", credentials))
+	}
+	c, err := config.Load("", environ)
+	if err != nil {
+		t.Fatal(err)
+	}
+	used := map[string]bool{}
+	for _, path := range []string{c.TLS.CA, c.TLS.Cert, c.TLS.Key, c.Gossip.KeyFile} {
+		used[path] = true
+	}
+	if len(used) != 4 || !maps.Equal(used, handed) {
+		t.Errorf("credentials %v, and the configuration wants %v", handed, used)
+	}
+	if w := c.Warnings(); c.TLS.Insecure || len(w) > 0 {
+		t.Errorf("the setup that is shown is warned of: %q", w)
 	}
 }
 
 // systemd itself finds nothing unknown in the unit, and rates what it may do.
 func TestUnitBySystemd(t *testing.T) {
+	skip := t.Skipf
+	if os.Getenv("EBOOT_REQUIRE_ERL") == "1" {
+		skip = t.Fatalf
+	}
 	program, err := exec.LookPath("systemd-analyze")
 	if err != nil {
-		t.Skip("systemd-analyze is not installed here")
+		skip("systemd-analyze is not installed here: %v", err)
 	}
 	output, err := exec.Command(program, "security", "--offline=true", "eboot.service").CombinedOutput()
 	if err != nil && bytes.Contains(output, []byte("offline")) {
-		t.Skipf("this systemd-analyze does not rate files: %s", output)
+		skip("this systemd-analyze does not rate files: %s", output)
 	}
 	if err != nil {
 		t.Fatalf("%v: %s", err, output)
@@ -257,6 +293,17 @@ func TestDockerfile(t *testing.T) {
 		t.Errorf("the image is not built by Go %v of go.mod", version)
 	}
 	makefile := read(t, "../Makefile")
+	for _, match := range regexp.MustCompile(`(?im)^\s*(ARG|ENV)\s+(.*)$`).FindAllStringSubmatch(text, -1) {
+		if match[2] != "VERSION=development" {
+			t.Errorf("%s: what is given to a build stays in its layers; the version alone is", strings.TrimSpace(match[0]))
+		}
+	}
+	ignored := strings.Split(read(t, "Dockerfile.dockerignore"), "\n")
+	for _, secret := range []string{"secrets", "**/*.key", "**/*-key.pem"} { // as eboot tls and eboot keygen name them
+		if !slices.Contains(ignored, secret) {
+			t.Errorf("%s would be copied into a layer of the build", secret)
+		}
+	}
 	for _, flag := range []string{"CGO_ENABLED=0", "-trimpath", "-tags=hashicorpmetrics", "-buildvcs=false", "-X main.version="} {
 		if !strings.Contains(text, flag) || !strings.Contains(makefile, flag) {
 			t.Errorf("%s is not in both the Dockerfile and the Makefile", flag)

@@ -34,6 +34,9 @@ type clusterOptions struct {
 	// Settings are further ones as environment variables ("EBOOT_PUBLISH_WAIT=1s"), which win
 	// over the file.
 	Settings []string
+	// Under is what the server of that name runs under, such as strace and its arguments; nil:
+	// nothing. What is signalled must be the server itself.
+	Under func(name string) []string
 }
 
 // serverCluster is some servers that belong together, each an `eboot agent` process.
@@ -158,7 +161,11 @@ func (s *clusterServer) Start(t testing.TB) {
 		s.Process.Restart()
 		return
 	}
-	command := testnet.Command{Args: []string{path, "agent", "--config", file}, Env: s.cluster.opts.Settings, Name: s.Name}
+	args := []string{path, "agent", "--config", file}
+	if under := s.cluster.opts.Under; under != nil {
+		args = append(under(s.Name), args...)
+	}
+	command := testnet.Command{Args: args, Env: s.cluster.opts.Settings, Name: s.Name}
 	if s.host != nil {
 		s.Process = s.host.Start(s.cluster.t, command)
 	} else {
