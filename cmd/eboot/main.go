@@ -6,6 +6,7 @@ package main
 import (
 	"context"
 	"errors"
+	"fmt"
 	"os"
 	"os/signal"
 	"syscall"
@@ -60,6 +61,9 @@ func exitCode(err error) int {
 }
 
 func main() {
+	if err := withoutCoreFiles(); err != nil {
+		fmt.Fprintln(os.Stderr, "eboot: keys may get into core files:", err)
+	}
 	// A reader that went away is an error of the write, not the end of a server.
 	signal.Ignore(syscall.SIGPIPE)
 	signals := []os.Signal{os.Interrupt, syscall.SIGTERM}

@@ -94,6 +94,7 @@ func (a *Agent) openGroup() (ln net.Listener, err error) {
 		return nil, err
 	}
 	a.secrets.keys = keys
+	a.warnOfReaders()
 	a.peers.address = address
 	a.peers.port = peerport.New(peerport.Options{
 		Cluster: c.Cluster.Name, Server: a.server, Credentials: a.peerCredentials(), Closed: []string{peerport.Raft}, Logger: a.logger.Named("peerport"),

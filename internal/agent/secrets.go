@@ -3,6 +3,7 @@ package agent
 import (
 	"bytes"
 	"context"
+	"os"
 	"slices"
 	"strings"
 	"sync/atomic"
@@ -44,6 +45,15 @@ func (a *Agent) certificateExpires() time.Time {
 		return time.Time{}
 	}
 	return a.secrets.credentials.Expires().UTC()
+}
+
+// warnOfReaders says that the key of gossip is no secret on this machine. (Of the certificate's
+// key package identity says it.)
+func (a *Agent) warnOfReaders() {
+	path := a.config.Gossip.KeyFile
+	if info, err := os.Stat(path); path != "" && err == nil && info.Mode().Perm()&0o007 != 0 {
+		a.logger.Warn("everybody on this machine may read the key of gossip; chmod 0600 it", "gossip.key_file", path)
+	}
 }
 
 // warnings are those about the secrets.
