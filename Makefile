@@ -11,7 +11,7 @@ export GOFLAGS := -tags=hashicorpmetrics -buildvcs=false
 VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo development)
 LDFLAGS := -s -w -X main.version=$(VERSION)
 
-.PHONY: all build loader demo test test-otp check unit fuzz bench acceptance clean
+.PHONY: all build loader demo test test-otp check unit fuzz bench acceptance reproducible sbom vulncheck release clean
 
 all: build
 
@@ -28,14 +28,17 @@ demo: build ## the main job on real Erlang nodes
 
 test: check unit ## everything that a change must pass
 
-check: ## format, vet, staticcheck, tidy
+check: ## format, vet, staticcheck, tidy, checksums of modules
 	@test -z "$$(gofmt -l .)" || { echo 'gofmt: these files want formatting:'; gofmt -l .; exit 1; }
 	go vet ./...
 	go tool staticcheck ./...
 	go mod tidy -diff
+	go mod verify
+	go -C scripts/tools vet ./...
+	go -C scripts/tools mod tidy -diff
 
 unit: ## all tests under the race detector, real Erlang nodes included where erl is
-	scripts/need erl cc ip nft
+	scripts/need erl cc ip nft strace systemd-analyze
 	go test -race -timeout 15m ./...
 
 FUZZTIME ?= 30s
@@ -63,6 +66,27 @@ test-otp: ## boots, serving, failover and the loader with the OTP releases that 
 acceptance: build ## the full counts; prints a report
 	scripts/need erl cc ip nft
 	EBOOT_TEST_ACCEPTANCE=1 EBOOT_REQUIRE_ERL=1 go test -count=1 -timeout 60m -v -run 'Acceptance' ./...
+
+reproducible: ## two builds of the last commit, elsewhere and with an empty cache, are equal
+	scripts/reproducible
+
+sbom: build ## bin/eboot.cdx.json: what bin/eboot is made of (CycloneDX)
+	scripts/sbom $(VERSION) bin/eboot bin/eboot.cdx.json
+
+VULNDB ?=
+vulncheck: ## known vulnerabilities of what is used (govulncheck); VULNDB=file:///PATH: a copy of its database
+	VULNDB=$(VULNDB) scripts/vulncheck
+
+PLATFORMS := linux-amd64 linux-arm64
+release: reproducible ## dist: the program for $(PLATFORMS), what each is made of, and SHA256SUMS
+	rm -rf dist
+	mkdir dist
+	for platform in $(PLATFORMS); do \
+		name=eboot-$(VERSION)-$$platform; \
+		GOOS=$${platform%-*} GOARCH=$${platform#*-} CGO_ENABLED=0 go build -trimpath -ldflags '$(LDFLAGS)' -o dist/$$name ./cmd/eboot; \
+		scripts/sbom $(VERSION) dist/$$name dist/$$name.cdx.json; \
+	done
+	cd dist && sha256sum eboot-* >SHA256SUMS && cat SHA256SUMS
 
 clean:
 	rm -rf bin dist

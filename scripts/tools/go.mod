@@ -1,0 +1,18 @@
+// The tools of `make vulncheck` and `make sbom`, at fixed versions. They have a module of
+// their own, so that what they are made of is not among the requirements of eboot.
+module eboot/scripts/tools
+
+go 1.26.0
+
+tool golang.org/x/vuln/cmd/govulncheck
+
+require github.com/CycloneDX/cyclonedx-go v0.9.3
+
+require (
+	golang.org/x/mod v0.42.0 // indirect
+	golang.org/x/sync v0.24.0 // indirect
+	golang.org/x/sys v0.49.0 // indirect
+	golang.org/x/telemetry v0.0.0-20261010193011-f71dc92da45e // indirect
+	golang.org/x/tools v0.52.0 // indirect
+	golang.org/x/vuln v1.9.0 // indirect
+)
