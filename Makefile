@@ -28,11 +28,12 @@ demo: build ## the main job on real Erlang nodes
 
 test: check unit ## everything that a change must pass
 
-check: ## format, vet, staticcheck, tidy
+check: ## format, vet, staticcheck, tidy, checksums of modules
 	@test -z "$$(gofmt -l .)" || { echo 'gofmt: these files want formatting:'; gofmt -l .; exit 1; }
 	go vet ./...
 	go tool staticcheck ./...
 	go mod tidy -diff
+	go mod verify
 	go -C scripts/tools vet ./...
 	go -C scripts/tools mod tidy -diff
 
@@ -68,7 +69,7 @@ test-otp: ## boots, serving, failover and the loader with the OTP releases that 
 acceptance: build ## the full counts; prints a report
 	scripts/need erl cc ip nft
 	EBOOT_TEST_ACCEPTANCE=1 EBOOT_REQUIRE_ERL=1 go test -count=1 -timeout 60m -v -run 'Acceptance' ./...
-	$(MAKE) fuzz-million
+	$(MAKE) fuzz-million reproducible
 
 reproducible: ## two builds of the last commit, elsewhere and with an empty cache, are equal
 	scripts/reproducible
@@ -81,7 +82,7 @@ vulncheck: ## known vulnerabilities of what is used (govulncheck); VULNDB=file:/
 	VULNDB=$(VULNDB) scripts/vulncheck
 
 PLATFORMS := linux-amd64 linux-arm64
-release: ## dist: the program for $(PLATFORMS), what each is made of, and SHA256SUMS
+release: reproducible ## dist: the program for $(PLATFORMS), what each is made of, and SHA256SUMS
 	rm -rf dist
 	mkdir dist
 	for platform in $(PLATFORMS); do \
