@@ -42,10 +42,12 @@ unit: ## all tests under the race detector, real Erlang nodes included where erl
 	go test -race -timeout 15m ./...
 
 FUZZTIME ?= 30s
-fuzz: ## every fuzz target for FUZZTIME
+fuzz: ## every fuzz target for FUZZTIME; prints a table
+	scripts/need pgrep
 	scripts/fuzz $(FUZZTIME)
 
 fuzz-million: ## every fuzz target for a million executions, or 30 minutes; prints a table
+	scripts/need pgrep
 	FUZZ_LIMIT=$${FUZZ_LIMIT:-30m} scripts/fuzz 1000000x
 
 BENCH_ROUNDS ?= 5

@@ -122,7 +122,7 @@ func FuzzAdminJSON(f *testing.F) {
 	f.Add(`{"entries":[` + strings.TrimSuffix(strings.Repeat("{},", 1000), ",") + `]}`)
 	f.Fuzz(func(t *testing.T, text string) {
 		read := func(text string, body any) error {
-			return readJSON(httptest.NewRequest("POST", "/", strings.NewReader(text)), body)
+			return readJSON(&http.Request{Body: io.NopCloser(strings.NewReader(text))}, body) // httptest parses one
 		}
 		for _, example := range bodies() {
 			body := reflect.New(reflect.TypeOf(example).Elem()).Interface()

@@ -288,7 +288,7 @@ func TestParseReport(t *testing.T) {
 // FuzzExtended decodes what our loader would never send.
 func FuzzExtended(f *testing.F) {
 	_, requests := recordings(f)
-	for _, frame := range requests["testdata/session.wire"] {
+	for _, frame := range requests["testdata/session.sent"] {
 		f.Add(frame)
 	}
 	f.Add(askOpen(true, "tree", "plan")[headerSize:])
@@ -332,7 +332,7 @@ func FuzzExtended(f *testing.F) {
 // whatever comes is whole terms, up to the reply to the latter or the end.
 func FuzzExtendedRequest(f *testing.F) {
 	_, requests := recordings(f)
-	for _, frame := range requests["testdata/session.wire"] {
+	for _, frame := range requests["testdata/session.sent"] {
 		f.Add(frame)
 	}
 	for _, request := range [][]byte{askOpen(true, "tree", "plan"), askFetch("bin/start.boot", "none", "a\x00"), askReport("started", 1), ask("get", "/bin")} {

@@ -39,11 +39,12 @@ func (c *chunked) Read(b []byte) (int, error) {
 
 func (c *chunked) SetReadDeadline(time.Time) error { return nil }
 
-// recordings returns what real nodes of OTP 23, 25, 27 and 29 and our loader sent: the datagrams of
-// their searches, and the contents of their frames by the file that has them.
+// recordings returns what real nodes of OTP 25 (*.wire, with the replies), OTP 23, 27 and 29 and our
+// loader (*.sent) sent: the datagrams of their searches, and the contents of their frames by the file
+// that has them.
 func recordings(t testing.TB) (queries [][]byte, requests map[string][][]byte) {
 	t.Helper()
-	files, err := filepath.Glob("testdata/*.wire")
+	files, err := filepath.Glob("testdata/*.[ws]*")
 	if err != nil || len(files) < 7 {
 		t.Fatalf("recordings: %q, %v", files, err)
 	}

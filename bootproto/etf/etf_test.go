@@ -245,7 +245,7 @@ func TestIntegerRoundTrip(t *testing.T) {
 // recordedFrames are the requests of real nodes of OTP 23, 25, 27 and 29.
 func recordedFrames(t testing.TB) (frames [][]byte) {
 	t.Helper()
-	files, err := filepath.Glob("../testdata/*.wire")
+	files, err := filepath.Glob("../testdata/*.[ws]*")
 	if err != nil || len(files) == 0 {
 		t.Fatalf("recordings: %q, %v", files, err)
 	}
