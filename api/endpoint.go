@@ -51,7 +51,7 @@ func newEndpoint(address string, dial time.Duration, o ClientOptions) (endpoint,
 		MaxIdleConnsPerHost: 4,
 		IdleConnTimeout:     30 * time.Second,
 	}
-	e := endpoint{name: address, token: o.Token, http: &http.Client{Transport: transport}}
+	e := endpoint{name: address, token: o.Token, http: &http.Client{Transport: transport, CheckRedirect: stay}}
 	plain := u.Host != "" && (u.Path == "" || u.Path == "/") && u.RawQuery == "" && u.User == nil
 	switch {
 	case u.Scheme == "unix" && u.Host == "" && u.Path != "":
@@ -73,6 +73,10 @@ func newEndpoint(address string, dial time.Duration, o ClientOptions) (endpoint,
 	}
 	return e, nil
 }
+
+// stay follows no redirect: the API has none, and net/http would take the token along to
+// another port of the host, without TLS too.
+func stay(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }
 
 // unreachableError is a server to which nothing was sent, or whose answer to a mere
 // question was cut off.
