@@ -7,11 +7,13 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"net"
 	"net/http"
 	"net/http/httptrace"
 	"net/netip"
 	"net/url"
+	"strings"
 	"sync/atomic"
 	"time"
 
@@ -86,6 +88,9 @@ type unreachableError struct {
 }
 
 func (e *unreachableError) Error() string {
+	if errors.Is(e.cause, fs.ErrPermission) && strings.HasPrefix(e.server, "unix:") {
+		return fmt.Sprintf("server %s: %v; its socket is for root and the server's own group: use sudo, or another address (--address https://HOST:PORT) with a token: %v", e.server, e.cause, eboot.ErrUnreachable)
+	}
 	return fmt.Sprintf("server %s: %v; is the server running, and is this its API address (--address, EBOOT_ADDRESS)?: %v", e.server, e.cause, eboot.ErrUnreachable)
 }
 

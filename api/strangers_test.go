@@ -6,8 +6,10 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"os"
 	"strings"
 	"sync/atomic"
+	"syscall"
 	"testing"
 	"time"
 
@@ -134,5 +136,13 @@ func TestStreamsEndWithTheToken(t *testing.T) {
 		}
 		_ = response.Body.Close()
 		server.Close()
+	}
+}
+
+// Who may not open the socket hears that, and what to do.
+func TestSocketOfOthers(t *testing.T) {
+	err := &unreachableError{server: "unix:///run/eboot/api.sock", cause: &net.OpError{Op: "dial", Err: os.NewSyscallError("connect", syscall.EACCES)}}
+	if text := err.Error(); !strings.Contains(text, "use sudo") || strings.Contains(text, "is the server running") {
+		t.Error(text)
 	}
 }
