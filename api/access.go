@@ -55,6 +55,17 @@ func caller(r *http.Request) Caller {
 	return c
 }
 
+// stillKey is the key of a function in the context of a request: whether its sender would still
+// be known.
+type stillKey struct{}
+
+// still reports whether who sent r may go on listening: a token may have been revoked since,
+// a certificate have expired.
+func still(r *http.Request) bool {
+	known, ok := r.Context().Value(stillKey{}).(func() error)
+	return !ok || known() == nil
+}
+
 // access lets requests through, or not.
 type access struct {
 	keeper  Gatekeeper
@@ -122,7 +133,10 @@ func (a access) let(r *http.Request, role eboot.Role) (*http.Request, error) {
 	if err != nil {
 		return nil, fmt.Errorf("%s %s: %w", r.Method, r.URL.Path, err)
 	}
-	r = r.WithContext(context.WithValue(r.Context(), callerKey{}, c))
+	asked := r
+	again := func() error { _, err := a.identify(asked); return err }
+	ctx := context.WithValue(context.WithValue(r.Context(), callerKey{}, c), stillKey{}, again)
+	r = r.WithContext(ctx)
 	return r, permit(r, role, r.Method+" "+r.URL.Path)
 }
 
@@ -143,10 +157,16 @@ func (s *Server) turnedAway(w http.ResponseWriter, r *http.Request, err error) {
 	})
 	if errors.Is(err, eboot.ErrUnauthenticated) {
 		w.Header().Set("WWW-Authenticate", "Bearer")
-		w.Header().Set("Connection", "close")
-		_ = http.NewResponseController(w).SetReadDeadline(time.Now().Add(time.Second)) // best effort: the answer is what counts
+		hangUp(w)
 	}
 	s.fail(w, r, err)
+}
+
+// hangUp has the connection of somebody who need not be known end with the answer: net/http would
+// wait for a body, or for what it wrote to be read, as long as it takes.
+func hangUp(w http.ResponseWriter) {
+	w.Header().Set("Connection", "close")
+	_ = http.NewResponseController(w).SetReadDeadline(time.Now().Add(time.Second)) // best effort: the answer is what counts
 }
 
 // Refused is how many requests were not let through, for want of a known sender or of a

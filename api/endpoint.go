@@ -7,11 +7,13 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"net"
 	"net/http"
 	"net/http/httptrace"
 	"net/netip"
 	"net/url"
+	"strings"
 	"sync/atomic"
 	"time"
 
@@ -51,7 +53,7 @@ func newEndpoint(address string, dial time.Duration, o ClientOptions) (endpoint,
 		MaxIdleConnsPerHost: 4,
 		IdleConnTimeout:     30 * time.Second,
 	}
-	e := endpoint{name: address, token: o.Token, http: &http.Client{Transport: transport}}
+	e := endpoint{name: address, token: o.Token, http: &http.Client{Transport: transport, CheckRedirect: stay}}
 	plain := u.Host != "" && (u.Path == "" || u.Path == "/") && u.RawQuery == "" && u.User == nil
 	switch {
 	case u.Scheme == "unix" && u.Host == "" && u.Path != "":
@@ -74,6 +76,10 @@ func newEndpoint(address string, dial time.Duration, o ClientOptions) (endpoint,
 	return e, nil
 }
 
+// stay follows no redirect: the API has none, and net/http would take the token along to
+// another port of the host, without TLS too.
+func stay(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }
+
 // unreachableError is a server to which nothing was sent, or whose answer to a mere
 // question was cut off.
 type unreachableError struct {
@@ -82,6 +88,9 @@ type unreachableError struct {
 }
 
 func (e *unreachableError) Error() string {
+	if errors.Is(e.cause, fs.ErrPermission) && strings.HasPrefix(e.server, "unix:") {
+		return fmt.Sprintf("server %s: %v; its socket is for root and the server's own group: use sudo, or another address (--address https://HOST:PORT) with a token: %v", e.server, e.cause, eboot.ErrUnreachable)
+	}
 	return fmt.Sprintf("server %s: %v; is the server running, and is this its API address (--address, EBOOT_ADDRESS)?: %v", e.server, e.cause, eboot.ErrUnreachable)
 }
 

@@ -55,7 +55,7 @@ func (s *Server) followEvents(w http.ResponseWriter, r *http.Request) error {
 	if accepts(r, typeNDJSON) {
 		contentType = typeNDJSON
 	}
-	follow(w, contentType, s.heartbeat, past, coming, func(e eboot.Event) (id, kind string) { return e.ID, string(e.Kind) })
+	follow(w, r, contentType, s.heartbeat, past, coming, func(e eboot.Event) (id, kind string) { return e.ID, string(e.Kind) })
 	return nil
 }
 

@@ -52,7 +52,7 @@ func (s *Server) followBoots(w http.ResponseWriter, r *http.Request) error {
 		contentType = typeSSE
 	}
 	// A boot comes again and again; there is no place in the stream to go on from.
-	follow(w, contentType, s.heartbeat, nil, s.backend.FollowBoots(ctx), func(eboot.Boot) (id, kind string) { return "", "boot" })
+	follow(w, r, contentType, s.heartbeat, nil, s.backend.FollowBoots(ctx), func(eboot.Boot) (id, kind string) { return "", "boot" })
 	return nil
 }
 

@@ -97,7 +97,9 @@ func Serve(ctx context.Context, ln net.Listener, handler http.Handler, wait time
 		IdleTimeout:       2 * time.Minute,
 		MaxHeaderBytes:    64 << 10,
 		BaseContext:       func(net.Listener) context.Context { return base },
-		ErrorLog:          logger.StandardLogger(&hclog.StandardLoggerOptions{ForceLevel: hclog.Debug}),
+		// It would answer "OPTIONS *" to everybody, and wait for a body as long as it takes.
+		DisableGeneralOptionsHandler: true,
+		ErrorLog:                     logger.StandardLogger(&hclog.StandardLoggerOptions{ForceLevel: hclog.Debug}),
 	}
 	served := make(chan error, 1)
 	go func() { served <- server.Serve(ln) }()
@@ -156,17 +158,20 @@ func streamContext(r *http.Request) (context.Context, context.CancelFunc) {
 func (s *Server) guard(a access, mux *http.ServeMux) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if a.door != DoorTLS && !localName(r.Host) {
+			hangUp(w)
 			s.fail(w, r, fmt.Errorf("host %q: address the API by IP address or as localhost: %w", r.Host, eboot.ErrDenied))
 			return
 		}
 		if origin := r.Header.Get("Origin"); origin != "" {
 			u, err := url.Parse(origin)
 			if err != nil || u.Host != r.Host {
+				hangUp(w)
 				s.fail(w, r, fmt.Errorf("origin %q: requests of other sites are refused: %w", origin, eboot.ErrDenied))
 				return
 			}
 		}
-		if _, pattern := mux.Handler(r); pattern == "" {
+		// No route, or a redirect to one, which is no handler of ours.
+		if h, pattern := mux.Handler(r); pattern == "" || !isRoute(h) {
 			if _, err := a.let(r, eboot.RoleViewer); err != nil {
 				s.turnedAway(w, r, err)
 				return
@@ -174,6 +179,11 @@ func (s *Server) guard(a access, mux *http.ServeMux) http.Handler {
 		}
 		mux.ServeHTTP(&fallbackWriter{ResponseWriter: w, server: s, request: r}, r)
 	})
+}
+
+func isRoute(h http.Handler) bool {
+	_, ok := h.(http.HandlerFunc)
+	return ok
 }
 
 func localName(host string) bool {
@@ -236,6 +246,8 @@ func (s *Server) handle(a access, route route) http.HandlerFunc {
 			if r.Method != http.MethodGet {
 				s.logger.Info("request", "by", caller(r).Actor, "method", r.Method, "path", r.URL.EscapedPath(), "request_id", r.Header.Get(headerRequestID))
 			}
+		} else {
+			hangUp(w)
 		}
 		if err := route.handler(w, r); err != nil {
 			s.fail(w, r, err)

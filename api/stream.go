@@ -96,21 +96,20 @@ func accepts(r *http.Request, contentType string) bool {
 }
 
 // follow sends what is in past, then what comes and was not in past, until the channel is
-// closed or the reader is gone. name returns what a server-sent event calls a value.
-func follow[T any](w http.ResponseWriter, contentType string, beat time.Duration, past []T, coming <-chan T, name func(T) (id, kind string)) {
+// closed, the reader is gone or, seen at the next beat, would not be let in any more. name
+// returns what a server-sent event calls a value.
+func follow[T any](w http.ResponseWriter, r *http.Request, contentType string, beat time.Duration, past []T, coming <-chan T, name func(T) (id, kind string)) {
 	stream := openStream(w, contentType)
 	defer stream.close()
 	send := func(v T) error { return stream.line(v) }
-	var beats <-chan time.Time // lines have no heartbeat
 	if contentType == typeSSE {
 		send = func(v T) error {
 			id, kind := name(v)
 			return stream.event(id, kind, v)
 		}
-		ticker := time.NewTicker(beat)
-		defer ticker.Stop()
-		beats = ticker.C
 	}
+	ticker := time.NewTicker(beat)
+	defer ticker.Stop()
 	sent := make(map[string]bool, len(past))
 	for _, v := range past {
 		id, _ := name(v)
@@ -130,8 +129,11 @@ func follow[T any](w http.ResponseWriter, contentType string, beat time.Duration
 			} else if send(v) != nil {
 				return
 			}
-		case <-beats:
-			if stream.comment("still here") != nil {
+		case <-ticker.C:
+			if !still(r) {
+				return
+			}
+			if contentType == typeSSE && stream.comment("still here") != nil { // lines have no heartbeat
 				return
 			}
 		}

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -37,9 +38,14 @@ func (c *command) given(flag, variable string) string {
 	return c.getenv(variable)
 }
 
-// addresses are those of the servers that flags and environment name.
+// named are the addresses that flags and environment name.
+func (c *command) named() []string {
+	return api.ParseAddresses(c.given(c.server.address, "EBOOT_ADDRESS"))
+}
+
+// addresses are those, or where a server of this machine is.
 func (c *command) addresses() []string {
-	if addresses := api.ParseAddresses(c.given(c.server.address, "EBOOT_ADDRESS")); len(addresses) > 0 {
+	if addresses := c.named(); len(addresses) > 0 {
 		return addresses
 	}
 	if info, err := os.Stat(config.DefaultSocket); err == nil && info.Mode()&os.ModeSocket != 0 {
@@ -70,6 +76,9 @@ func (c *command) client() (*api.Client, error) {
 	var err error
 	if options.Token, err = c.tokenText(); err != nil {
 		return nil, err
+	}
+	if options.Token != "" && slices.Equal(options.Addresses, []string{api.DefaultAddress}) && len(c.named()) == 0 {
+		return nil, fmt.Errorf("there is a token and no address to show it at: whoever listens on %s of this machine would get it; --address (EBOOT_ADDRESS) says where the servers are: %w", api.DefaultAddress, eboot.ErrInvalid)
 	}
 	who, err := c.identity()
 	if err != nil {

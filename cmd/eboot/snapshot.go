@@ -33,7 +33,7 @@ func (c *command) snapshotSave() *cobra.Command {
 			}
 			return c.print(info, func(w io.Writer) error {
 				if info.Stale {
-					fmt.Fprintln(c.err, "warning: raft does not run on this server; it saved what it serves, which may not be the newest")
+					fmt.Fprintln(c.err, "warning: this server finds no leader, or raft does not run on it; it saved what it serves, which may not be the newest")
 				}
 				return snapshotText(w, info)
 			})

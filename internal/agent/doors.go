@@ -95,8 +95,12 @@ func clearSocket(path string) error {
 	case info.Mode()&os.ModeSocket == 0:
 		return fmt.Errorf("api socket %s: there is a file of another kind; remove it or choose another path: %w", path, eboot.ErrInvalid)
 	}
-	if conn, err := net.Dial("unix", path); err == nil {
+	conn, err := net.Dial("unix", path)
+	switch {
+	case err == nil:
 		return errors.Join(fmt.Errorf("api socket %s: another server answers there: %w", path, eboot.ErrConflict), conn.Close())
+	case !errors.Is(err, syscall.ECONNREFUSED): // one that is busy, or another user's, is in use
+		return fmt.Errorf("api socket %s: there is one that may be in use; remove it or choose another path: %w", path, err)
 	}
 	return os.Remove(path)
 }
