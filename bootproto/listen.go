@@ -28,7 +28,8 @@ const (
 // ListenDiscovery binds the UDP socket of discovery to an IPv4 address. On
 // 0.0.0.0 it also hears broadcast; on another address it hears only what was
 // sent to that address. Each datagram comes with the address that it was sent
-// to. What cannot be a request is dropped by the kernel. When another process holds the port, the error wraps syscall.EADDRINUSE.
+// to. What cannot be a request is dropped by the kernel. When another process holds
+// the port, the error wraps syscall.EADDRINUSE.
 func ListenDiscovery(addr netip.Addr) (*net.UDPConn, error) {
 	return listenDiscovery(addr.Unmap(), Port)
 }
