@@ -2,6 +2,7 @@ package bootproto
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net"
 	"net/netip"
@@ -19,6 +20,10 @@ const (
 	// A rack that is switched on sends three datagrams a slave at once, more with
 	// a long -hosts; the kernel charges each with up to 768 bytes.
 	discoveryReadBuffer = 1 << 20
+
+	// What waits for one host that is not there takes as much as the kernel's default, 208 KiB
+	// (net.ipv4.neigh.default.unres_qlen_bytes): there must be room for more.
+	discoveryWriteBuffer = 1 << 20
 
 	// A stock slave gives up on a server whose listen queue is full for 15 s, so
 	// a whole rack must fit. The kernel cuts it to net.core.somaxconn.
@@ -59,7 +64,7 @@ func listenDiscovery(addr netip.Addr, port int) (*net.UDPConn, error) {
 		return nil, fmt.Errorf("listen for discovery: %w", err)
 	}
 	udp := conn.(*net.UDPConn)
-	if err := udp.SetReadBuffer(discoveryReadBuffer); err != nil {
+	if err := errors.Join(udp.SetReadBuffer(discoveryReadBuffer), udp.SetWriteBuffer(discoveryWriteBuffer)); err != nil {
 		_ = udp.Close()
 		return nil, fmt.Errorf("listen for discovery: %w", err)
 	}
