@@ -2,6 +2,7 @@ package bootproto
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net"
 	"net/netip"
@@ -20,6 +21,10 @@ const (
 	// a long -hosts; the kernel charges each with up to 768 bytes.
 	discoveryReadBuffer = 1 << 20
 
+	// What waits for one host that is not there takes as much as the kernel's default, 208 KiB
+	// (net.ipv4.neigh.default.unres_qlen_bytes): there must be room for more.
+	discoveryWriteBuffer = 1 << 20
+
 	// A stock slave gives up on a server whose listen queue is full for 15 s, so
 	// a whole rack must fit. The kernel cuts it to net.core.somaxconn.
 	fileBacklog = 4096
@@ -28,7 +33,8 @@ const (
 // ListenDiscovery binds the UDP socket of discovery to an IPv4 address. On
 // 0.0.0.0 it also hears broadcast; on another address it hears only what was
 // sent to that address. Each datagram comes with the address that it was sent
-// to. What cannot be a request is dropped by the kernel. When another process holds the port, the error wraps syscall.EADDRINUSE.
+// to. What cannot be a request is dropped by the kernel. When another process holds
+// the port, the error wraps syscall.EADDRINUSE.
 func ListenDiscovery(addr netip.Addr) (*net.UDPConn, error) {
 	return listenDiscovery(addr.Unmap(), Port)
 }
@@ -58,7 +64,7 @@ func listenDiscovery(addr netip.Addr, port int) (*net.UDPConn, error) {
 		return nil, fmt.Errorf("listen for discovery: %w", err)
 	}
 	udp := conn.(*net.UDPConn)
-	if err := udp.SetReadBuffer(discoveryReadBuffer); err != nil {
+	if err := errors.Join(udp.SetReadBuffer(discoveryReadBuffer), udp.SetWriteBuffer(discoveryWriteBuffer)); err != nil {
 		_ = udp.Close()
 		return nil, fmt.Errorf("listen for discovery: %w", err)
 	}

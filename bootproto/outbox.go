@@ -3,9 +3,14 @@ package bootproto
 import (
 	"container/heap"
 	"context"
+	"errors"
+	"fmt"
 	"net"
 	"net/netip"
+	"sync"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // Bounds of an outbox. With the longest delay of 400 ms they hold the answers to
@@ -14,6 +19,18 @@ const (
 	outboxQueue   = 256
 	outboxDelayed = 4096
 )
+
+// An answer to an address that is not there stays in the buffer of the socket until the kernel
+// gives up looking for the host, 3 s. Whoever forges such addresses could fill it, and nobody
+// would be answered. So none waits for room, and when a quarter is full, each address gets
+// no more than this until there is room again.
+const (
+	heldUpBurst  = 3
+	heldUpRate   = 1 // a second
+	heldUpPeriod = heldUpBurst * time.Second / heldUpRate
+)
+
+var errHeldUp = errors.New("too many answers to this address, while there are others that nobody takes")
 
 // answer is a reply on its way.
 type answer struct {
@@ -30,10 +47,16 @@ type outbox struct {
 	conn  *net.UDPConn
 	queue chan answer
 	sent  func(error) // told of each answer sent
+
+	mu     sync.Mutex // guards what follows
+	heldUp aging[netip.Addr, bucket]
 }
 
 func newOutbox(conn *net.UDPConn, sent func(error)) *outbox {
-	return &outbox{conn: conn, queue: make(chan answer, outboxQueue), sent: sent}
+	return &outbox{
+		conn: conn, queue: make(chan answer, outboxQueue), sent: sent,
+		heldUp: aging[netip.Addr, bucket]{period: heldUpPeriod, limit: maxBuckets},
+	}
 }
 
 // put sends an answer when it is due. When too many wait already it goes at
@@ -78,13 +101,54 @@ func (o *outbox) run(ctx context.Context) {
 	}
 }
 
-func (o *outbox) send(a answer) {
+func (o *outbox) send(a answer) { o.sent(o.write(a)) }
+
+// write sends an answer now, or not at all: it waits for nothing.
+func (o *outbox) write(a answer) error {
 	var oob []byte
 	if a.source.IsValid() {
 		oob = sourceControl(a.source)
 	}
-	_, _, err := o.conn.WriteMsgUDPAddrPort(a.bytes[:a.length], oob, a.to)
-	o.sent(err)
+	raw, err := o.conn.SyscallConn()
+	if err != nil {
+		return err
+	}
+	var failed error
+	err = raw.Write(func(fd uintptr) bool {
+		if crowded(int(fd)) && !o.fair(a.to.Addr()) {
+			failed = errHeldUp
+			return true
+		}
+		to := unix.SockaddrInet4{Addr: a.to.Addr().As4(), Port: int(a.to.Port())}
+		if e := unix.Sendmsg(int(fd), a.bytes[:a.length], oob, &to, unix.MSG_DONTWAIT); e != nil {
+			failed = fmt.Errorf("send to %s: %w", a.to, e)
+		}
+		return true
+	})
+	return errors.Join(err, failed)
+}
+
+// crowded reports whether a quarter of the buffer is taken by what is not sent yet.
+func crowded(fd int) bool {
+	waiting, err := unix.IoctlGetInt(fd, unix.TIOCOUTQ)
+	if err != nil || waiting == 0 {
+		return false // as good as always
+	}
+	size, err := unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_SNDBUF)
+	return err == nil && waiting >= size/4
+}
+
+// fair counts an answer that is sent while the buffer is crowded.
+func (o *outbox) fair(to netip.Addr) bool {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	now := time.Now()
+	b, _ := o.heldUp.get(now, to)
+	if !b.take(now, heldUpRate, heldUpBurst) {
+		return false
+	}
+	o.heldUp.put(now, to, b)
+	return true
 }
 
 // answers is a heap, the one due next at the top.

@@ -82,6 +82,9 @@ func (p *Probe) ask(ctx context.Context, versions []string, within time.Duration
 		for _, version := range versions {
 			query := appendQuery(nil, version)
 			if _, err := conn.WriteToUDPAddrPort(query, netip.AddrPortFrom(p.targets[i].To, port)); err != nil {
+				if op, ok := errors.AsType[*net.OpError](err); ok {
+					err = op.Err // without our port, which is another one each time
+				}
 				failed = errors.Join(failed, fmt.Errorf("probe %s: %w", p.targets[i].To, err))
 				break
 			}
