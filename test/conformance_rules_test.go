@@ -112,6 +112,11 @@ var rules = []rule{
 		untidyArchiveName,
 	},
 	{
+		"NUL below an archive",
+		"A name with a NUL in it is refused everywhere, as badarg; below what is named like an archive the reference says that there is no such file.",
+		nulInArchive,
+	},
+	{
 		"directory in an archive read as a file",
 		"With a slash at the end of its name, the reference answers a directory in an archive as an empty file; eboot says that there is no such file.",
 		archiveDirectoryAsFile,
@@ -294,6 +299,13 @@ func brokenArchive(p *probe, otp, eboot outcome) (outcome, outcome) {
 func untidyArchiveName(p *probe, otp, eboot outcome) (outcome, outcome) {
 	untidy := strings.Contains(p.path, "//") || strings.Contains(p.path, "/./") || strings.HasSuffix(p.path, "/.") || strings.HasSuffix(p.path, "/")
 	if _, info := p.archive(); info == nil || !untidy || otp.failure() == "" || eboot.failure() != "" {
+		return otp, eboot
+	}
+	return eboot, eboot
+}
+
+func nulInArchive(p *probe, otp, eboot outcome) (outcome, outcome) {
+	if !strings.Contains(p.path, ".ez/") || !strings.Contains(p.path, "\x00") || otp.failure() == "" || eboot.failure() != "badarg" {
 		return otp, eboot
 	}
 	return eboot, eboot

@@ -34,6 +34,7 @@ func TestConformance(t *testing.T) {
 		eboot := startEboot(t, erl, root, []string{root})
 		compare(t, hits, otp.Dial, eboot.dial(t, erl), oddProbes(t, root))
 		t.Run("framing", func(t *testing.T) { compareFraming(t, otp.Dial, eboot.dial(t, erl), root) })
+		t.Run("hostile names", func(t *testing.T) { compare(t, hits, otp.Dial, eboot.dial(t, erl), hostileProbes(t, root)) })
 	})
 	if t.Failed() {
 		return

@@ -20,6 +20,7 @@ import (
 	"syscall"
 	"testing"
 	"time"
+	"unicode/utf8"
 
 	"eboot"
 	"eboot/api"
@@ -63,6 +64,20 @@ func hostilePaths(t testing.TB, places map[string]string) []string {
 		t.Fatalf("only %d paths", len(paths))
 	}
 	return paths
+}
+
+// hostileProbes ask for the hostile names, but for those that are not text, and for those of devices and of
+// the kernel, which the reference reads without an end.
+func hostileProbes(t *testing.T, root string) (probes []*probe) {
+	outside := t.TempDir()
+	write(t, filepath.Join(outside, "secret"), secret)
+	endless := regexp.MustCompile(`(^|/)(dev|proc|sys)(/|$)`)
+	for _, name := range hostilePaths(t, map[string]string{"$ROOT": root, "$OUT": outside, "$DATA": outside}) {
+		if utf8.ValidString(name) && len(name) < 60_000 && !endless.MatchString(name) {
+			probes = append(probes, pathProbes(root, name)...)
+		}
+	}
+	return probes
 }
 
 // hostileTree is a bundle as nobody makes one by accident: ingest refuses such links, the server takes
