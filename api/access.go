@@ -68,9 +68,8 @@ func still(r *http.Request) bool {
 
 // access lets requests through, or not.
 type access struct {
-	keeper  Gatekeeper
-	door    Door
-	refused *refused
+	keeper Gatekeeper
+	door   Door
 }
 
 // refused counts and logs what was not let through.

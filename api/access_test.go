@@ -123,7 +123,7 @@ func TestEveryRouteAgainstEveryRole(t *testing.T) {
 				w.WriteHeader(reached)
 				return nil
 			}
-			a := access{keeper: doorman{}, door: from.door, refused: s.refused}
+			a := access{keeper: doorman{}, door: from.door}
 			mux := http.NewServeMux()
 			mux.HandleFunc(marked.pattern, s.handle(a, marked))
 			want := http.StatusForbidden

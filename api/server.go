@@ -71,7 +71,7 @@ func (s *Server) Serve(ctx context.Context, ln net.Listener, door Door) error {
 
 // handler answers requests that come through a door.
 func (s *Server) handler(door Door) http.Handler {
-	a := access{keeper: s.options.Keeper, door: door, refused: s.refused}
+	a := access{keeper: s.options.Keeper, door: door}
 	mux := http.NewServeMux()
 	for _, route := range s.routes() {
 		mux.HandleFunc(route.pattern, s.handle(a, route))

@@ -101,7 +101,7 @@ func (k revoking) TokenOf(text string) (eboot.Token, error) {
 func TestStreamsEndWithTheToken(t *testing.T) {
 	for _, contentType := range []string{typeNDJSON, typeSSE} {
 		revoked := &atomic.Bool{}
-		a := access{keeper: revoking{revoked: revoked}, door: DoorTLS, refused: &refused{}}
+		a := access{keeper: revoking{revoked: revoked}, door: DoorTLS}
 		s := NewServer(ServerOptions{Logger: hclog.NewNullLogger()})
 		coming := make(chan eboot.Event)
 		server := httptest.NewServer(s.handle(a, route{role: eboot.RoleViewer, handler: func(w http.ResponseWriter, r *http.Request) error {
