@@ -2,12 +2,8 @@ package test
 
 import (
 	"bytes"
-	"context"
 	"encoding/json"
 	"fmt"
-	"io"
-	"net"
-	"net/http"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -204,21 +200,7 @@ var floodCounters = []string{
 // counters reads them from the metrics of a server.
 func (s *clusterServer) counters(t testing.TB) map[string]int {
 	t.Helper()
-	client := http.Client{Transport: &http.Transport{
-		DisableKeepAlives: true,
-		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
-			return new(net.Dialer).DialContext(ctx, "unix", s.socket())
-		},
-	}}
-	response, err := client.Get("http://localhost/metrics")
-	if err != nil {
-		t.Fatal(err)
-	}
-	text, err := io.ReadAll(response.Body)
-	_ = response.Body.Close()
-	if err != nil {
-		t.Fatal(err)
-	}
+	text := s.get(t, "/metrics")
 	counted := map[string]int{}
 	for _, name := range floodCounters {
 		found := regexp.MustCompile(`(?m)^eboot_` + name + ` (\S+)$`).FindSubmatch(text)

@@ -1,12 +1,8 @@
 package test
 
 import (
-	"context"
 	"encoding/json"
 	"fmt"
-	"io"
-	"net"
-	"net/http"
 	"path/filepath"
 	"regexp"
 	"slices"
@@ -273,22 +269,7 @@ func (c *serverCluster) answered(t testing.TB) map[*clusterServer]int {
 // scrape returns the metrics of a server, over its socket.
 func (s *clusterServer) scrape(t testing.TB) string {
 	t.Helper()
-	client := http.Client{Transport: &http.Transport{
-		DisableKeepAlives: true,
-		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
-			return new(net.Dialer).DialContext(ctx, "unix", s.socket())
-		},
-	}}
-	response, err := client.Get("http://localhost/metrics")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer response.Body.Close()
-	text, err := io.ReadAll(response.Body)
-	if err != nil {
-		t.Fatalf("metrics of %s: %v", s.Name, err)
-	}
-	return string(text)
+	return string(s.get(t, "/metrics"))
 }
 
 // TestAcceptanceStuckSlaveOfOTP shows what eboot is measured against: with OTP's own
