@@ -39,7 +39,7 @@ check: ## format, vet, staticcheck, tidy, checksums of modules
 
 unit: ## all tests under the race detector, real Erlang nodes included where erl is
 	scripts/need erl cc ip nft strace systemd-analyze
-	go test -race -timeout 15m ./...
+	go test -race -timeout 25m ./...
 
 FUZZTIME ?= 30s
 fuzz: ## every fuzz target for FUZZTIME; prints a table
