@@ -120,6 +120,7 @@ func (c *serverCluster) unalarmed(t *testing.T) {
 // priority 0 and is no server of the cluster. Every server notices within boot.watch, and that it is
 // gone; none takes another server for a stranger, whatever happens to it.
 func TestAcceptanceRogue(t *testing.T) {
+	t.Parallel() // it mostly waits, on hosts of its own
 	erl := testutil.RequireErl(t)
 	watch := 10 * time.Second
 	if trials(2) == 2 {
