@@ -37,6 +37,10 @@ func TestMain(m *testing.M) {
 const (
 	testERTS = "13.1.5"
 	testRoot = "/opt/erlang"
+
+	// patience is how long what has to come is waited for, an election on a busy machine included.
+	// It measures nothing.
+	patience = 20 * time.Second
 )
 
 // UDP port 4368 is fixed, so that each server has a loopback address of its own. Two
@@ -246,7 +250,7 @@ func (s *server) whitelisted(t *testing.T, slave string) bool {
 func (s *server) notReady(t *testing.T, part string) {
 	t.Helper()
 	var r eboot.Readiness
-	testutil.Poll(t, 10*time.Second, "a reason not to be ready: "+part, func() bool {
+	testutil.Poll(t, patience, "a reason not to be ready: "+part, func() bool {
 		var err error
 		if r, err = s.client.Readiness(t.Context()); err != nil {
 			t.Fatal(err)
@@ -255,12 +259,18 @@ func (s *server) notReady(t *testing.T, part string) {
 	})
 }
 
+// ready wants that the server gets ready: another one may have acknowledged a bundle that this
+// one is still loading.
 func (s *server) ready(t *testing.T) {
 	t.Helper()
-	r, err := s.client.Readiness(t.Context())
-	if err != nil || !r.Ready {
-		t.Errorf("readiness: %+v, %v", r, err)
-	}
+	var r eboot.Readiness
+	testutil.Poll(t, patience, "the server is to be ready", func() bool {
+		var err error
+		if r, err = s.client.Readiness(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		return r.Ready
+	})
 }
 
 // refusesWrites wants that a write fails, that nothing came of it, and that the error
@@ -327,7 +337,7 @@ func wantReply(t *testing.T, c *testutil.FileClient, operation, name, part strin
 // boots wants that a slave on source boots that version.
 func (s *server) boots(t *testing.T, source, version string) {
 	t.Helper()
-	c := s.connect(t, source, 5*time.Second)
+	c := s.connect(t, source, patience)
 	defer c.Close()
 	wantReply(t, c, "get", "bin/start.boot", "script of "+version)
 	wantReply(t, c, "get", "lib/app-1/ebin/m.beam", "code of "+version)
