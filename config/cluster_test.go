@@ -186,7 +186,7 @@ func TestGossipKeys(t *testing.T) {
 	}
 	for name, content := range map[string]string{
 		"empty": "", "short": string(key[:31]), "long": string(key) + "\n", "half of a key in hexadecimal": hex.EncodeToString(key[:16]),
-		"AES-128 in base64": base64.StdEncoding.EncodeToString(key[:16]), "pass phrase": "correct horse battery staple 123", "line": "correct horse battery staple 12\n", "huge": strings.Repeat("ab", 1<<20),
+		"AES-128 in base64": base64.StdEncoding.EncodeToString(key[:16]), "pass phrase": "correct horse battery staple 123", "line": "correct horse battery staple 12\n",
 		"a comment": "# none\n", "twice": text + "\n" + text, "twice, otherwise written": text + "\n" + hex.EncodeToString(key), "nine": nine,
 		"a second line that is no key": text + "\n" + text[1:],
 	} {
@@ -197,6 +197,9 @@ func TestGossipKeys(t *testing.T) {
 		if err != nil && len(content) > 8 && strings.Contains(err.Error(), content[:8]) {
 			t.Errorf("%s: the error shows the key: %v", name, err)
 		}
+	}
+	if _, err := (Gossip{KeyFile: write(t, strings.Repeat("ab", 1<<20))}).Keys(); !errors.Is(err, eboot.ErrTooLarge) {
+		t.Errorf("huge: %v, want ErrTooLarge", err)
 	}
 	if keys, err := (Gossip{}).Keys(); keys != nil || err != nil {
 		t.Errorf("no file: %x, %v", keys, err)

@@ -4,13 +4,11 @@ import (
 	"bytes"
 	"encoding/base64"
 	"encoding/hex"
-	"errors"
 	"fmt"
-	"io"
-	"os"
 	"slices"
 
 	"eboot"
+	"eboot/internal/fsutil"
 )
 
 const (
@@ -21,18 +19,14 @@ const (
 )
 
 // Keys reads KeyFile: the first key is used to send, all of them to receive. It returns
-// nil when KeyFile is empty. A file that cannot be read is the error of package os; other
-// content is eboot.ErrInvalid, in words that do not show it.
+// nil when KeyFile is empty. A file that cannot be read is the error of package os, one that is
+// too long eboot.ErrTooLarge; other content is eboot.ErrInvalid, in words that do not show it.
 func (g Gossip) Keys() ([][]byte, error) {
 	if g.KeyFile == "" {
 		return nil, nil
 	}
-	f, err := os.Open(g.KeyFile)
+	content, err := fsutil.ReadSmall(g.KeyFile, maxKeyFile)
 	if err != nil {
-		return nil, fmt.Errorf("read gossip.key_file: %w", err)
-	}
-	content, err := io.ReadAll(io.LimitReader(f, maxKeyFile+1))
-	if err = errors.Join(err, f.Close()); err != nil {
 		return nil, fmt.Errorf("read gossip.key_file: %w", err)
 	}
 	keys, err := ParseGossipKeys(content)

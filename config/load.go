@@ -3,8 +3,6 @@ package config
 import (
 	"errors"
 	"fmt"
-	"io"
-	"os"
 	"reflect"
 	"regexp"
 	"slices"
@@ -12,6 +10,7 @@ import (
 	"unicode/utf8"
 
 	"eboot"
+	"eboot/internal/fsutil"
 )
 
 // maxFileSize bounds what Load reads.
@@ -29,26 +28,11 @@ func Load(path string, environ []string) (Config, error) {
 	var content []byte
 	if path != "" {
 		var err error
-		if content, err = readFile(path); err != nil {
+		if content, err = fsutil.ReadSmall(path, maxFileSize); err != nil {
 			return Config{}, fmt.Errorf("read configuration: %w", err)
 		}
 	}
 	return parse(path, content, environ)
-}
-
-func readFile(path string) ([]byte, error) {
-	f, err := os.Open(path)
-	if err != nil {
-		return nil, err
-	}
-	content, err := io.ReadAll(io.LimitReader(f, maxFileSize+1))
-	if err = errors.Join(err, f.Close()); err != nil {
-		return nil, err
-	}
-	if len(content) > maxFileSize {
-		return nil, fmt.Errorf("%s: longer than %d bytes: %w", path, maxFileSize, eboot.ErrTooLarge)
-	}
-	return content, nil
 }
 
 func parse(path string, content []byte, environ []string) (Config, error) {

@@ -2,7 +2,6 @@ package main
 
 import (
 	"fmt"
-	"io"
 	"os"
 	"slices"
 	"strconv"
@@ -13,6 +12,7 @@ import (
 	"eboot"
 	"eboot/api"
 	"eboot/config"
+	"eboot/internal/fsutil"
 	"eboot/internal/identity"
 )
 
@@ -99,7 +99,7 @@ func (c *command) tokenText() (string, error) {
 		}
 	}
 	if name, inFile := strings.CutPrefix(text, "@"); inFile {
-		content, err := readSmall(name)
+		content, err := fsutil.ReadSmall(name, maxFile)
 		if err != nil {
 			return "", fmt.Errorf("%s: %w", where, err)
 		}
@@ -127,7 +127,7 @@ func (c *command) identity() (*identity.Client, error) {
 			continue
 		}
 		var err error
-		if content[i], err = readSmall(name); err != nil {
+		if content[i], err = fsutil.ReadSmall(name, maxFile); err != nil {
 			return nil, fmt.Errorf("%s: %w", flags[i], err)
 		}
 	}
@@ -138,17 +138,5 @@ func (c *command) identity() (*identity.Client, error) {
 	return who, nil
 }
 
-// readSmall reads a file that is not larger than such files are.
-func readSmall(name string) ([]byte, error) {
-	const most = 1 << 20
-	f, err := os.Open(name)
-	if err != nil {
-		return nil, err
-	}
-	defer f.Close()
-	content, err := io.ReadAll(io.LimitReader(f, most+1))
-	if err == nil && len(content) > most {
-		err = fmt.Errorf("%s: longer than %d bytes: %w", name, most, eboot.ErrTooLarge)
-	}
-	return content, err
-}
+// maxFile bounds what a flag names: certificates, keys, tokens, a list of servers.
+const maxFile = 1 << 20

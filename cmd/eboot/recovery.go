@@ -19,6 +19,7 @@ import (
 
 	"eboot"
 	"eboot/internal/agent"
+	"eboot/internal/fsutil"
 )
 
 // The verbs of this file work on the data directory of a server that is stopped: they
@@ -124,17 +125,10 @@ type recoveredServer struct {
 	NonVoter bool   `json:"non_voter"`
 }
 
-// maxPeersFile bounds the list of --peers.
-const maxPeersFile = 1 << 20
-
-// readPeers reads the list of --peers. eboot.ErrInvalid says what is wrong with it.
+// readPeers reads the list of --peers. eboot.ErrInvalid says what is wrong with it, and
+// eboot.ErrTooLarge that it is no such list.
 func readPeers(path string) ([]eboot.Member, error) {
-	f, err := os.Open(path)
-	if err != nil {
-		return nil, err
-	}
-	defer f.Close()
-	data, err := io.ReadAll(io.LimitReader(f, maxPeersFile))
+	data, err := fsutil.ReadSmall(path, maxFile)
 	if err != nil {
 		return nil, err
 	}

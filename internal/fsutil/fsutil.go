@@ -1,6 +1,6 @@
 // Package fsutil changes files so that a crash leaves the old content or the
-// new one: temporary file, fsync, rename, fsync of the directory. Nothing here
-// starts a goroutine.
+// new one: temporary file, fsync, rename, fsync of the directory. It reads files that
+// somebody wrote by hand with a bound. Nothing here starts a goroutine.
 package fsutil
 
 import (
@@ -9,7 +9,27 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+
+	"eboot"
 )
+
+// ReadSmall returns the content of the file at path, which has at most limit bytes. Errors are
+// those of package os, and eboot.ErrTooLarge when there are more, of which limit+1 are read: the
+// path may name a device without an end.
+func ReadSmall(path string, limit int) ([]byte, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	content, err := io.ReadAll(io.LimitReader(f, int64(limit)+1))
+	if err = errors.Join(err, f.Close()); err != nil {
+		return nil, err
+	}
+	if len(content) > limit {
+		return nil, fmt.Errorf("%s: longer than %d bytes: %w", path, limit, eboot.ErrTooLarge)
+	}
+	return content, nil
+}
 
 // WriteAtomic replaces the file at path by what write produces. The temporary
 // file stands beside it, named ".NAME.tmp-*"; it is removed when anything fails.

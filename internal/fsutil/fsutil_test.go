@@ -5,8 +5,10 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 
+	"eboot"
 	"eboot/internal/fsutil"
 )
 
@@ -72,5 +74,24 @@ func TestRemoveTemporary(t *testing.T) {
 	}
 	if got := names(t, dir); len(got) != 2 {
 		t.Errorf("left: %v", got)
+	}
+}
+
+func TestReadSmall(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "f")
+	if err := os.WriteFile(path, []byte("12345"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if content, err := fsutil.ReadSmall(path, 5); err != nil || string(content) != "12345" {
+		t.Errorf("as long as it may be: %q, %v", content, err)
+	}
+	if _, err := fsutil.ReadSmall(path, 4); !errors.Is(err, eboot.ErrTooLarge) || !strings.Contains(err.Error(), path) {
+		t.Errorf("longer: %v, want too large with the path", err)
+	}
+	if _, err := fsutil.ReadSmall("/dev/zero", 1<<16); !errors.Is(err, eboot.ErrTooLarge) {
+		t.Errorf("a device without an end: %v, want too large", err)
+	}
+	if _, err := fsutil.ReadSmall(path+"x", 5); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("no file: %v", err)
 	}
 }

@@ -5,7 +5,6 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
-	"io"
 	"os"
 	"slices"
 	"sync"
@@ -15,6 +14,7 @@ import (
 	"github.com/hashicorp/go-hclog"
 
 	"eboot"
+	"eboot/internal/fsutil"
 )
 
 const (
@@ -280,7 +280,7 @@ func (c *Credentials) read(now time.Time) (*loaded, error) {
 	var content [3][]byte
 	for i, path := range c.options.paths() {
 		var err error
-		if content[i], err = readFile(path); err != nil {
+		if content[i], err = fsutil.ReadSmall(path, maxFileSize); err != nil {
 			return nil, fmt.Errorf("%s: %w", [...]string{"tls.ca", "tls.cert", "tls.key"}[i], err)
 		}
 	}
@@ -324,16 +324,4 @@ func (c *Credentials) read(now time.Time) (*loaded, error) {
 		}
 	}
 	return l, nil
-}
-
-func readFile(path string) (content []byte, err error) {
-	f, err := os.Open(path)
-	if err != nil {
-		return nil, err
-	}
-	content, err = io.ReadAll(io.LimitReader(f, maxFileSize+1))
-	if err = errors.Join(err, f.Close()); err == nil && len(content) > maxFileSize {
-		err = fmt.Errorf("%s: longer than %d bytes: %w", path, maxFileSize, eboot.ErrTooLarge)
-	}
-	return content, err
 }
