@@ -86,8 +86,8 @@ const (
 
 // identify says who sent r.
 func (a access) identify(r *http.Request) (Caller, error) {
-	text, shown := strings.CutPrefix(r.Header.Get("Authorization"), "Bearer ")
-	if !shown && r.Header.Get("Authorization") != "" {
+	scheme, text, shown := strings.Cut(r.Header.Get("Authorization"), " ")
+	if shown = shown && strings.EqualFold(scheme, "Bearer"); !shown && scheme != "" { // RFC 9110, section 11.1: in any case
 		return Caller{}, fmt.Errorf("header Authorization: want Bearer and a token of eboot: %w", eboot.ErrUnauthenticated)
 	}
 	from := remoteAddress(r)

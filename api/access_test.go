@@ -1,6 +1,7 @@
 package api
 
 import (
+	"cmp"
 	"context"
 	"crypto/tls"
 	"crypto/x509"
@@ -60,11 +61,12 @@ var routeRoles = map[eboot.Role]string{
 
 // sender is one way to send a request.
 type sender struct {
-	name  string
-	door  Door
-	token string
-	cert  string // common name; "": none
-	role  eboot.Role
+	name   string
+	door   Door
+	token  string
+	scheme string // of the token; "": Bearer
+	cert   string // common name; "": none
+	role   eboot.Role
 }
 
 func senders() []sender {
@@ -73,6 +75,7 @@ func senders() []sender {
 		{name: "wrong certificate, good token", door: DoorTLS, cert: "boot1", token: "admin"}, {name: "unknown token, good certificate", door: DoorTLS, cert: "admin", token: "x"},
 		{name: "socket", door: DoorSocket, role: eboot.RoleAdmin}, {name: "insecure", door: DoorInsecure, role: eboot.RoleAdmin},
 		{name: "socket, unknown token", door: DoorSocket, token: "x"}, {name: "insecure, viewer", door: DoorInsecure, token: "viewer", role: eboot.RoleViewer},
+		{name: "lower case", door: DoorTLS, scheme: "bearer", token: "viewer", role: eboot.RoleViewer}, {name: "basic", door: DoorTLS, scheme: "Basic", token: "admin"},
 	}
 	for _, r := range eboot.Roles() {
 		all = append(all, sender{name: "token of " + string(r), door: DoorTLS, token: string(r), role: r}, sender{name: "certificate of " + string(r), door: DoorTLS, cert: string(r), role: r})
@@ -85,7 +88,7 @@ func (s sender) send(handler http.Handler, pattern string) (status int, body str
 	r := httptest.NewRequest(method, strings.NewReplacer("{", "", "}", "").Replace(path), nil)
 	r.Host = "127.0.0.1"
 	if s.token != "" {
-		r.Header.Set("Authorization", "Bearer "+s.token)
+		r.Header.Set("Authorization", cmp.Or(s.scheme, "Bearer")+" "+s.token)
 	}
 	if s.cert != "" {
 		c := &x509.Certificate{}

@@ -37,6 +37,9 @@ func TestStrangersAreHungUpOn(t *testing.T) {
 		"absolute":         {DoorTLS, "GET http://127.0.0.1/v1/tokens HTTP/1.1\r\nHost: x\r\n", "401"},
 		"encoded":          {DoorTLS, "GET /v1/%74okens HTTP/1.1\r\nHost: x\r\n", "401"},
 		"head":             {DoorTLS, "HEAD /v1/tokens HTTP/1.1\r\nHost: x\r\n", "401"},
+		"other scheme":     {DoorInsecure, "GET /v1/whoami HTTP/1.1\r\nHost: 127.0.0.1\r\nAuthorization: Basic admin\r\n", "401"},
+		"scheme alone":     {DoorInsecure, "GET /v1/whoami HTTP/1.1\r\nHost: 127.0.0.1\r\nAuthorization: Bearer\r\n", "401"},
+		"no scheme":        {DoorInsecure, "GET /v1/whoami HTTP/1.1\r\nHost: 127.0.0.1\r\nAuthorization:  admin\r\n", "401"},
 		"two headers":      {DoorTLS, "GET /v1/whoami HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer x\r\nAuthorization: Bearer admin\r\n", "401"},
 		"upgrade":          {DoorTLS, "GET /v1/tokens HTTP/1.1\r\nHost: x\r\nConnection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMAAABkAARAAAAAAAIAAAAA\r\n", "401"},
 	} {

@@ -20,6 +20,7 @@ import (
 // allowed by a rule, and every rule must have been needed: one that explains nothing any more
 // would hide the next error.
 func TestConformance(t *testing.T) {
+	t.Parallel()
 	erl := testutil.RequireErl(t)
 	hits := ruleHits{}
 	t.Run("installation", func(t *testing.T) {
@@ -350,6 +351,7 @@ func compareFraming(t *testing.T, otp, eboot func() (net.Conn, error), root stri
 // unanswered the other does too, and replies say the same but for the port. The reference binds
 // 0.0.0.0:4368 and so runs in a network namespace of its own.
 func TestDiscoveryConformance(t *testing.T) {
+	t.Parallel()
 	erl := testutil.RequireErl(t)
 	ns := testutil.NewNamespace(t)
 	testutil.StartBootServer(t, erl, testutil.BootServerOptions{Namespace: ns, Whitelist: []string{"127.0.0.1"}})

@@ -1,6 +1,7 @@
 // Package test holds the tests of the whole system: eboot as an operator runs it and
 // unmodified Erlang nodes as they boot. Each test has servers of its own, on loopback addresses of
-// its own, started through the same type that the binary starts.
+// its own, started through the same type that the binary starts. What holds times against each
+// other runs alone; what mostly waits is marked t.Parallel and runs beside its like after that.
 package test
 
 import (

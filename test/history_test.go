@@ -26,6 +26,7 @@ import (
 // linearizable, no acknowledged write is lost, generations rise, and servers with the same
 // index have the same state.
 func TestAcceptanceHistories(t *testing.T) {
+	t.Parallel()
 	for i := range trials(6) {
 		t.Run(fmt.Sprint(i+1), func(t *testing.T) { testHistory(t, uint64(i)) })
 	}

@@ -98,6 +98,7 @@ func phasesOf(b eboot.Boot) (phases []string) {
 // TestAcceptanceLoaderRestarts: a slave that is told to restart boots what its channel points to now, in the
 // same process of its system, whatever it does just then. It can be told again.
 func TestAcceptanceLoaderRestarts(t *testing.T) {
+	t.Parallel()
 	erl := testutil.RequireErl(t)
 	for _, embedded := range []bool{false, true} {
 		for _, busy := range []int{0, 20} {
@@ -141,6 +142,7 @@ func TestAcceptanceLoaderRestarts(t *testing.T) {
 // TestLoaderRestartsAfterTheBoot: one that is told in the middle of its boot comes to the
 // end of it first.
 func TestLoaderRestartsAfterTheBoot(t *testing.T) {
+	t.Parallel()
 	erl := testutil.RequireErl(t)
 	s := startEboot(t, erl, restartTree(t, erl, 1), []string{slaveRoot})
 	way := takeAddress(t)

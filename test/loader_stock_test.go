@@ -14,6 +14,7 @@ const stockLoaderEnvironment = "EBOOT_TEST_LOADER"
 // TestAcceptanceStockLoader runs the tests of conformance and failover again, in a process of
 // their own, with channels whose loader is the stock one.
 func TestAcceptanceStockLoader(t *testing.T) {
+	t.Parallel()
 	if os.Getenv(stockLoaderEnvironment) != "" {
 		t.Skip("this is that run")
 	}

@@ -105,6 +105,7 @@ func versionOf(loaded map[string]string, versions []map[string]string) (int, err
 // TestAcceptanceLoaderPublishInMidBoot publishes a new version in the middle of a boot and
 // takes the server in use away after that: the node ends with modules of exactly one version.
 func TestAcceptanceLoaderPublishInMidBoot(t *testing.T) {
+	t.Parallel()
 	erl := testutil.RequireErl(t)
 	c := startCluster(t, 3, clusterOptions{})
 	c.Allow(t, "127.0.0.0/8")

@@ -197,6 +197,7 @@ func (h *hostileTree) told(t *testing.T, command, name string, reply any, own ma
 // client asks it for thousands of names by every request there is. None of them is ever handed to
 // the kernel: it opens blobs by their digests, and files of its own in the data directory.
 func TestOpens(t *testing.T) {
+	t.Parallel()
 	erl := testutil.RequireErl(t)
 	strace, err := exec.LookPath("strace")
 	if err != nil {

@@ -19,6 +19,7 @@ import (
 // nodes, in both modes: with -loader and -hosts alone where the boot script brings our loader. A release
 // greets with a word that only its sys.config holds.
 func TestReleasesBoot(t *testing.T) {
+	t.Parallel()
 	erl := testutil.RequireErl(t)
 	const root = "/opt/erlang"
 	for _, c := range []struct {
@@ -66,6 +67,7 @@ func TestReleasesBoot(t *testing.T) {
 // TestMixEvaluatesRuntimeConfiguration: Elixir reads runtime.exs from the slave's own disk, so
 // our loader puts it there; where it cannot, the console says so.
 func TestMixEvaluatesRuntimeConfiguration(t *testing.T) {
+	t.Parallel()
 	erl := testutil.RequireErl(t)
 	const root = "/opt/erlang"
 	archive := fixtures.MixRuntime(t, t.TempDir())

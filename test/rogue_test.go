@@ -120,7 +120,7 @@ func (c *serverCluster) unalarmed(t *testing.T) {
 // priority 0 and is no server of the cluster. Every server notices within boot.watch, and that it is
 // gone; none takes another server for a stranger, whatever happens to it.
 func TestAcceptanceRogue(t *testing.T) {
-	t.Parallel() // it mostly waits, on hosts of its own
+	t.Parallel()
 	erl := testutil.RequireErl(t)
 	watch := 10 * time.Second
 	if trials(2) == 2 {
@@ -217,6 +217,7 @@ func TestAcceptanceRogue(t *testing.T) {
 // On loopback addresses servers send nothing: the tests and `eboot dev` disturb no network. Seen
 // from the kernel, not from the code.
 func TestLoopbackServersAskNobody(t *testing.T) {
+	t.Parallel()
 	erl := testutil.RequireErl(t)
 	network := testnet.New(t, 2)
 	host := network.Host(0)

@@ -13,6 +13,7 @@ import (
 // meanwhile and whichever server it asks, with either loader; the next boot gets the new version. On a
 // live channel it gets the newest.
 func TestRolloutPins(t *testing.T) {
+	t.Parallel()
 	erl := testutil.RequireErl(t)
 	a, b := makeMarked(t, erl, "A", false), makeMarked(t, erl, "B", false)
 	c := startCluster(t, 3, clusterOptions{})

@@ -14,6 +14,7 @@ import (
 // sessions that they keep open: real nodes run the new bundle, in the same process, with nobody near
 // them. Undone, they are restarted into what they had.
 func TestAcceptanceRolloutRestart(t *testing.T) {
+	t.Parallel()
 	const atOnce = 2
 	w := newRolloutWorld(t, eboot.LoaderEboot, 0, many(3, 6), marked("B", false))
 	w.cluster.setOptions(t, eboot.ChannelOptions{Control: eboot.ControlOn})

@@ -220,6 +220,7 @@ func (s *clusterServer) get(t testing.TB, path string) []byte {
 // get other keys, damaged ones too, are stopped, killed and started: nothing of a key is in what they
 // log, say and keep, nor in what other users see of their processes. (S19)
 func TestSecretsAreNowhereElse(t *testing.T) {
+	t.Parallel()
 	erl := testutil.RequireErl(t)
 	keys := t.TempDir()
 	const words = "correct horse battery staple of the signer"

@@ -69,6 +69,7 @@ func (s *clusterServer) certificates() string {
 // leads has died; a renewed certificate and another key of gossip need no restart; nobody
 // without a certificate gets a word out of the peer port.
 func TestSecureCluster(t *testing.T) {
+	t.Parallel()
 	erl := testutil.RequireErl(t)
 	c := startBootable(t, erl, 3, "127.0.0.0/8", clusterOptions{Secure: true})
 	c.WaitReady(t, erl, "127.0.0.1")

@@ -140,6 +140,7 @@ func TestDeniedSlaveIsCutOffWithinASecond(t *testing.T) {
 
 // A boot sees one bundle, whatever is published meanwhile; the next boot sees the new one.
 func TestBootIsPinnedToItsBundle(t *testing.T) {
+	t.Parallel()
 	dir := t.TempDir()
 	s := startServer(t, serverOptions{Roots: testRoots, DataDir: dir})
 	s.Allow(t, "127.0.0.0/8")

@@ -17,7 +17,7 @@ import (
 // the price of booting without a majority. Another slave boots in both cases, and after
 // the cut all is as it was.
 func TestAcceptanceStale(t *testing.T) {
-	t.Parallel() // it mostly waits, on hosts of its own
+	t.Parallel()
 	erl := testutil.RequireErl(t)
 	for _, maxStale := range []time.Duration{5 * time.Second, 0} {
 		for _, leads := range []bool{true, false}[:trials(2)] {

@@ -138,6 +138,7 @@ func (s traced) add(t testing.TB, path string) {
 // started and killed use no system call that the unit keeps from them: a dependency that begins to
 // use another one is seen here, and not in a service that gets EPERM. (S18)
 func TestUnitAllowsTheSystemCallsOfServers(t *testing.T) {
+	t.Parallel()
 	erl := testutil.RequireErl(t)
 	strace := requireProgram(t, "strace")
 	allowed := unitSystemCalls(t)

@@ -63,7 +63,7 @@ exec "$@"
 // A new user gets from nothing to three servers with certificates, and to a node that they boot,
 // with the tutorial's commands alone.
 func TestTutorial(t *testing.T) {
-	t.Parallel() // it mostly waits, on hosts of its own
+	t.Parallel()
 	erl := testutil.RequireErl(t)
 	testutil.RequireRoot(t)
 	network := testnet.New(t, 5)

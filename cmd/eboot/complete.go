@@ -35,6 +35,23 @@ func bundleNames(ctx context.Context, client *api.Client) (list []string, err er
 	return list, err
 }
 
+func tokenNames(ctx context.Context, client *api.Client) (list []string, err error) {
+	tokens, err := client.Tokens(ctx)
+	for _, t := range tokens {
+		list = append(list, t.Name)
+	}
+	return list, err
+}
+
+// completeRole has a shell complete the value of a flag that is a role of operators.
+func completeRole(cmd *cobra.Command, flag string) {
+	var roles []string
+	for _, r := range eboot.Roles() {
+		roles = append(roles, string(r))
+	}
+	_ = cmd.RegisterFlagCompletionFunc(flag, cobra.FixedCompletions(roles, cobra.ShellCompDirectiveNoFileComp)) // it fails without the flag
+}
+
 // complete has a shell complete the arguments of a verb, one kind for each.
 func (c *command) complete(kinds ...names) cobra.CompletionFunc {
 	return func(cmd *cobra.Command, args []string, _ string) ([]string, cobra.ShellCompDirective) {

@@ -100,6 +100,7 @@ func (c *command) tlsCert() *cobra.Command {
 	f.StringSliceVar(&flags.ips, "ip", nil, "address by which API clients find the server")
 	f.StringSliceVar(&flags.hosts, "dns", nil, "host name by which API clients find the server; a server's own name is always one")
 	f.StringVar(&flags.unit, "grant", "", "what an operator's certificate grants: viewer, publisher, operator or admin")
+	completeRole(cmd, "grant")
 	f.IntVar(&flags.days, "days", int(identity.DefaultLifetime/(24*time.Hour)), "how long it is valid")
 	f.StringVar(&flags.out, "out", ".", "directory for the files")
 	f.BoolVar(&flags.replace, "replace", false, "replace files that are there: a server takes the new ones without a restart")

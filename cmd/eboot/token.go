@@ -56,6 +56,7 @@ func (c *command) tokenCreate() *cobra.Command {
 		}),
 	})
 	cmd.Flags().StringVar(&role, "role", "", "viewer, publisher, operator or admin; each may do what those before it may")
+	completeRole(cmd, "role")
 	cmd.Flags().DurationVar(&life, "expires", defaultTokenLife, "how long it is good; 0: for ever")
 	cmd.Flags().StringVar(&out, "out", "", "write the token to a new file, which its owner alone can read, and do not print it")
 	return cmd
@@ -132,7 +133,7 @@ func (c *command) tokenList() *cobra.Command {
 
 func (c *command) tokenRevoke() *cobra.Command {
 	return c.write(&cobra.Command{
-		Use: "revoke NAME|ID", Short: "Make a token worth nothing, at once", Args: arguments(1, 1),
+		Use: "revoke NAME|ID", Short: "Make a token worth nothing, at once", Args: arguments(1, 1), ValidArgsFunction: c.complete(tokenNames),
 		RunE: c.withClient(func(ctx context.Context, client *api.Client, args []string) error {
 			result, err := client.RevokeToken(ctx, args[0])
 			if err != nil {
