@@ -409,14 +409,16 @@ func (c *serverCluster) listenUDP(slave string) (*net.UDPConn, error) {
 // Favourite is the server that a search of the slave finds best: priority 0.
 func (c *serverCluster) Favourite(t testing.TB, erl testutil.Erlang, slave string) *clusterServer {
 	t.Helper()
-	answers := c.discover(t, erl, slave)
-	for _, a := range answers {
-		if a.Priority == 0 {
-			return a.Server
+	var best *clusterServer
+	testutil.Poll(t, formDeadline, "a server is to have priority 0 for "+slave, func() bool {
+		for _, a := range c.discover(t, erl, slave) {
+			if a.Priority == 0 {
+				best = a.Server
+			}
 		}
-	}
-	t.Fatalf("no server has priority 0 for %s: %+v", slave, answers)
-	return nil
+		return best != nil
+	})
+	return best
 }
 
 // WaitReady waits until every server that runs answers discovery of the slave, with

@@ -229,10 +229,11 @@ func (s *server) discover(t testing.TB, erl testutil.Erlang) (testutil.Discovere
 // FileAddress is where the file service for the ERTS of erl listens.
 func (s *server) FileAddress(t testing.TB, erl testutil.Erlang) string {
 	t.Helper()
-	reply, ok := s.discover(t, erl)
-	if !ok {
-		t.Fatalf("no answer to discovery from %s", s.Address)
-	}
+	var reply testutil.Discovered
+	testutil.Poll(t, 20*time.Second, s.Address+" is to answer discovery", func() (ok bool) {
+		reply, ok = s.discover(t, erl)
+		return ok
+	})
 	return fmt.Sprintf("%s:%d", s.Address, reply.Port)
 }
 

@@ -12,7 +12,6 @@ import (
 // Servers whose views differ may both say that they are the best one for a slave, or both
 // that the other is. A slave boots all the same, with one round of discovery more at most.
 func TestViewsDiffer(t *testing.T) {
-	t.Parallel()
 	erl := testutil.RequireErl(t)
 	c := startBootable(t, erl, 2, "127.0.0.0/8", clusterOptions{})
 	ids := []string{c.servers[0].ID(t), c.servers[1].ID(t)}

@@ -7,7 +7,6 @@ import (
 	"slices"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/hashicorp/go-hclog"
 
@@ -94,7 +93,7 @@ func TestFramesOfAPlan(t *testing.T) {
 
 	framed := tree.framed
 	tree, grown = nil, nil
-	testutil.Poll(t, 10*time.Second, "the frames are to go with the tree", func() bool { runtime.GC(); return framed.Load() == 0 })
+	testutil.Poll(t, patience, "the frames are to go with the tree", func() bool { runtime.GC(); return framed.Load() == 0 })
 }
 
 // A file that cannot be had when frames are to be made is fetched, as without frames. It is

@@ -9,7 +9,6 @@ import (
 	"slices"
 	"strings"
 	"testing"
-	"time"
 
 	"eboot"
 	"eboot/fsm"
@@ -199,7 +198,7 @@ func TestRaftLogOfAnotherCluster(t *testing.T) {
 
 	for range 2 { // the second start serves what the first one left
 		s = start(t, c)
-		testutil.Poll(t, 10*time.Second, "the log is to be replayed", func() bool { return s.machine.State().WhitelistSize() > 0 })
+		testutil.Poll(t, patience, "the log is to be replayed", func() bool { return s.machine.State().WhitelistSize() > 0 })
 		s.boots(t, "127.0.0.1", "1")
 		if now := s.Status(); now.StateDigest != before.StateDigest {
 			t.Errorf("serves state %s, had %s", now.StateDigest, before.StateDigest)
@@ -216,7 +215,7 @@ func TestRaftLogOfAnotherCluster(t *testing.T) {
 	}
 	moveAway(t, c.DataDir, "founded") // who says so may follow the log
 	s = start(t, c)
-	testutil.Poll(t, 10*time.Second, "the log is to be served", func() bool { return s.whitelisted(t, "10.0.0.1") && !s.whitelisted(t, "127.0.0.1") })
+	testutil.Poll(t, patience, "the log is to be served", func() bool { return s.whitelisted(t, "10.0.0.1") && !s.whitelisted(t, "127.0.0.1") })
 }
 
 // A manifest that cannot be read is a bundle that the next start cannot serve,
@@ -245,13 +244,13 @@ func TestDamagedManifest(t *testing.T) {
 			t.Errorf("damaged: %+v", damaged)
 		}
 	}
-	testutil.Poll(t, 5*time.Second, "the damage is to be counted", func() bool { return !s.Readiness().Ready })
+	testutil.Poll(t, patience, "the damage is to be counted", func() bool { return !s.Readiness().Ready })
 	unready()
 
 	if _, err := s.client.RemoveBundle(t.Context(), app("2"), "", false); err != nil {
 		t.Fatal(err)
 	}
-	testutil.Poll(t, 5*time.Second, "the collection is to give up", func() bool {
+	testutil.Poll(t, patience, "the collection is to give up", func() bool {
 		return strings.Contains(s.log.String(), "blobs were not collected")
 	})
 	unready()
@@ -268,7 +267,7 @@ func TestDamagedManifest(t *testing.T) {
 	s.publish(t, "1", "")
 	s.boots(t, "127.0.0.1", "1")
 	s.ready(t)
-	testutil.Poll(t, 5*time.Second, "the collection is to succeed once it can", func() bool {
+	testutil.Poll(t, patience, "the collection is to succeed once it can", func() bool {
 		return s.collectBlobs(t.Context()) == nil && !s.store.Has(eboot.DigestOf([]byte("code of 2")))
 	})
 }

@@ -155,9 +155,9 @@ func TestServersWithCertificates(t *testing.T) {
 		return err == nil && slices.ContainsFunc(status.Warnings, func(w string) bool { return strings.Contains(w, part) })
 	}
 	replace(t, configs[i].TLS.Key, pair.Key)
-	testutil.Poll(t, 10*time.Second, "half of a pair is to be complained of", func() bool { return warned("not taken") })
+	testutil.Poll(t, patience, "half of a pair is to be complained of", func() bool { return warned("not taken") })
 	replace(t, configs[i].TLS.Cert, pair.Certificate)
-	testutil.Poll(t, 10*time.Second, "the end of the certificate is to be announced", func() bool { return warned("expires on") })
+	testutil.Poll(t, patience, "the end of the certificate is to be announced", func() bool { return warned("expires on") })
 	follower.says(t, "[WARN]", "expires on")
 	if text := follower.metricsText(t); !strings.Contains(text, "eboot_certificate_expiry_seconds ") {
 		t.Error("no metric of the expiry")

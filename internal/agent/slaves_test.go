@@ -198,7 +198,7 @@ func TestExplain(t *testing.T) {
 			if found, err := s.client.VerifyBundle(t.Context(), app("broken"), nil); err != nil || len(found.Missing) != 1 {
 				t.Fatalf("verify: %+v, %v", found, err)
 			}
-			testutil.Poll(t, 5*time.Second, "the loss is to be counted", func() bool { return !s.Readiness().Ready })
+			testutil.Poll(t, patience, "the loss is to be counted", func() bool { return !s.Readiness().Ready })
 		}, "bundle", eboot.StepFailed, "eboot bundle verify app@broken, then publish it again"},
 		{"the server is stopping, which is said first", "192.168.0.3", func(netip.Addr) { s.boot.draining.Store(true) }, "server", eboot.StepFailed, "ask another server"},
 	} {

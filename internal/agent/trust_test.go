@@ -253,7 +253,7 @@ func (s *server) silent(t *testing.T) {
 		t.Error("discovery was answered")
 	}
 	var port uint16
-	testutil.Poll(t, 5*time.Second, "the port for files is to be open", func() (ok bool) {
+	testutil.Poll(t, patience, "the port for files is to be open", func() (ok bool) {
 		port, ok = s.listeners.port(testERTS)
 		return ok
 	})

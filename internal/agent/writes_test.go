@@ -179,7 +179,7 @@ func TestIdlePublishesAreForgotten(t *testing.T) {
 	if err := s.PutBlob(t.Context(), slow, eboot.DigestOf(nil), 0, strings.NewReader("")); !errors.Is(err, eboot.ErrNotFound) {
 		t.Errorf("a blob for a forgotten publish: %v", err)
 	}
-	testutil.Poll(t, 5*time.Second, "a leader is to be there, without whom nothing is collected", func() bool {
+	testutil.Poll(t, patience, "a leader is to be there, without whom nothing is collected", func() bool {
 		return s.collectBlobs(t.Context()) == nil
 	})
 	if n := s.store.Summary().Blobs; n != 0 {
@@ -205,7 +205,7 @@ func TestStopWithOpenRequests(t *testing.T) {
 			return nil
 		})
 	}()
-	testutil.Poll(t, 10*time.Second, "the follow is to hear of a boot", func() bool {
+	testutil.Poll(t, patience, "the follow is to hear of a boot", func() bool {
 		s.boots(t, "127.0.0.1", "1")
 		return len(seen) > 0
 	})
