@@ -46,9 +46,10 @@ fuzz: ## every fuzz target for FUZZTIME; prints a table
 	scripts/need pgrep
 	scripts/fuzz $(FUZZTIME)
 
-fuzz-million: ## every fuzz target for a million executions, or 30 minutes; prints a table
+MILLION ?= FuzzEbootQ FuzzFrame FuzzETF FuzzPath FuzzBundleTar FuzzBundleZip FuzzManifest FuzzCommandDecode FuzzRestore
+fuzz-million: ## a million executions of what decodes datagrams, frames, terms, paths, archives, manifests, commands and snapshots; MILLION= of every target
 	scripts/need pgrep
-	FUZZ_LIMIT=$${FUZZ_LIMIT:-30m} scripts/fuzz 1000000x
+	scripts/fuzz 1000000x $(MILLION)
 
 BENCH_ROUNDS ?= 5
 BENCH_REPORT ?= $(CURDIR)/bin/bench.txt
