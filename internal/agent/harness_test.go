@@ -25,6 +25,7 @@ import (
 	"eboot/api"
 	"eboot/bootproto"
 	"eboot/config"
+	"eboot/fsm"
 	"eboot/internal/testutil"
 )
 
@@ -257,6 +258,14 @@ func (s *server) notReady(t *testing.T, part string) {
 		}
 		return !r.Ready && strings.Contains(strings.Join(r.Reasons, "\n"), part)
 	})
+}
+
+// settled is the status once the server uses all that it knows: a new cluster raises its version
+// after it was founded, while the first requests are answered.
+func (s *server) settled(t *testing.T) eboot.ClusterStatus {
+	t.Helper()
+	testutil.Poll(t, patience, "the cluster's version is to be raised", func() bool { return s.machine.State().Version() == fsm.Version })
+	return s.Status()
 }
 
 // ready wants that the server gets ready: another one may have acknowledged a bundle that this

@@ -36,7 +36,7 @@ func TestPortIsTakenOnceItIsFree(t *testing.T) {
 		t.Fatal("a slave was answered, and there is no port for it")
 	}
 	want(t, s.Explain(netip.MustParseAddr("127.0.0.1")), "listener", eboot.StepFailed, "widen boot.tcp_ports")
-	before := s.Status()
+	before := s.settled(t)
 
 	if err := holder.Close(); err != nil {
 		t.Fatal(err)

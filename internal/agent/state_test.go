@@ -100,7 +100,7 @@ func TestLogThatWentAnotherWay(t *testing.T) {
 
 	s = start(t, c)
 	s.publish(t, "2", eboot.DefaultChannel)
-	newest := s.Status()
+	newest := s.settled(t)
 	s.stop(t)
 	cache, err := os.ReadFile(filepath.Join(c.DataDir, "serving-cache"))
 	if err != nil {

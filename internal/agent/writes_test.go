@@ -76,7 +76,7 @@ func TestRepeatedWritesAnswerAlike(t *testing.T) {
 			t.Fatalf("%s %s: %d %s", method, path, status, first)
 		}
 		s.allow(t, "10.0.0."+key, "") // the generation moves on
-		before := s.Status()
+		before := s.settled(t)
 		if status, second := s.call(t, method, path, key, body); status != http.StatusOK || second != first {
 			t.Errorf("%s %s: repeated: %d %s\nfirst: %s", method, path, status, second, first)
 		}
