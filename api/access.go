@@ -86,8 +86,10 @@ const (
 
 // identify says who sent r.
 func (a access) identify(r *http.Request) (Caller, error) {
-	scheme, text, shown := strings.Cut(r.Header.Get("Authorization"), " ")
-	if shown = shown && strings.EqualFold(scheme, "Bearer"); !shown && scheme != "" { // RFC 9110, section 11.1: in any case
+	header := r.Header.Get("Authorization")
+	scheme, text, found := strings.Cut(header, " ")
+	shown := found && strings.EqualFold(scheme, "Bearer") // RFC 9110, section 11.1: in any case
+	if !shown && header != "" {
 		return Caller{}, fmt.Errorf("header Authorization: want Bearer and a token of eboot: %w", eboot.ErrUnauthenticated)
 	}
 	from := remoteAddress(r)

@@ -72,10 +72,10 @@ func decodeLines[T any](content []byte, format string, check func(T) error) ([]T
 }
 
 // readLines reads the file at path, of at most limit bytes. A file that is not there has
-// no values; one that decode finds damaged has none either: it is renamed to
+// no values; one that is longer, or that decode finds damaged, has none either: it is renamed to
 // path.damaged, and damage told why.
-func readLines[T any](path string, limit int64, decode func([]byte) ([]T, error), damage func(aside string, err error)) ([]T, error) {
-	content, err := readBounded(path, limit)
+func readLines[T any](path string, limit int, decode func([]byte) ([]T, error), damage func(aside string, err error)) ([]T, error) {
+	content, err := fsutil.ReadSmall(path, limit)
 	if errors.Is(err, os.ErrNotExist) {
 		return nil, nil
 	}
@@ -83,7 +83,7 @@ func readLines[T any](path string, limit int64, decode func([]byte) ([]T, error)
 	if err == nil {
 		values, err = decode(content)
 	}
-	if errors.Is(err, eboot.ErrDamaged) {
+	if errors.Is(err, eboot.ErrDamaged) || errors.Is(err, eboot.ErrTooLarge) {
 		aside := path + ".damaged"
 		damage(aside, err)
 		if err := os.Rename(path, aside); err != nil {
@@ -92,19 +92,4 @@ func readLines[T any](path string, limit int64, decode func([]byte) ([]T, error)
 		return nil, fsutil.SyncDir(filepath.Dir(path))
 	}
 	return values, err
-}
-
-func readBounded(path string, limit int64) ([]byte, error) {
-	f, err := os.Open(path)
-	if err != nil {
-		return nil, err
-	}
-	content, err := io.ReadAll(io.LimitReader(f, limit+1))
-	if err = errors.Join(err, f.Close()); err != nil {
-		return nil, err
-	}
-	if int64(len(content)) > limit {
-		return nil, fmt.Errorf("longer than %d bytes: %w", limit, eboot.ErrDamaged)
-	}
-	return content, nil
 }

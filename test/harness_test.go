@@ -207,10 +207,7 @@ func (s *server) Deny(t testing.TB, prefix string) {
 // WaitReady waits until discovery for the ERTS of erl is answered.
 func (s *server) WaitReady(t testing.TB, erl testutil.Erlang) {
 	t.Helper()
-	testutil.Poll(t, 20*time.Second, "server is to answer discovery", func() bool {
-		_, ok := s.discover(t, erl)
-		return ok
-	})
+	s.FileAddress(t, erl)
 }
 
 // discover asks once, from a new port: a new search, whose first answer is not
@@ -226,7 +223,7 @@ func (s *server) discover(t testing.TB, erl testutil.Erlang) (testutil.Discovere
 	return replies[0], true
 }
 
-// FileAddress is where the file service for the ERTS of erl listens.
+// FileAddress is where the file service for the ERTS of erl listens, once discovery says so.
 func (s *server) FileAddress(t testing.TB, erl testutil.Erlang) string {
 	t.Helper()
 	var reply testutil.Discovered

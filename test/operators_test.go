@@ -96,7 +96,7 @@ func TestOperators(t *testing.T) {
 
 	boss.run(t, "token", "revoke", "viewer").want(t, 0)
 	for _, s := range c.servers {
-		testutil.Poll(t, 20*time.Second, "the token is to be worth nothing at "+s.Name, func() bool {
+		testutil.Poll(t, 5*time.Second, "the token is to be worth nothing at "+s.Name, func() bool {
 			return (remote{[]*clusterServer{s}, append([]string{"--token", "@" + viewerFile}, ca...)}).run(t, "slave", "list").Code == 6
 		})
 	}

@@ -146,7 +146,7 @@ func TestSuiteAddDelete(t *testing.T) {
 	}
 	s.Deny(t, "127.0.0.1")
 	// erl_boot_server asks at accept only; here a denied slave loses what it has.
-	testutil.Poll(t, 5*time.Second, "connection of a denied slave is to end", func() bool {
+	testutil.Poll(t, time.Second, "connection of a denied slave is to end", func() bool {
 		_, err := c.Request(testutil.Atom("get_cwd"))
 		return err != nil
 	})

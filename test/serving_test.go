@@ -190,7 +190,7 @@ func TestDamagedBlobIsNeverServed(t *testing.T) {
 	if err == nil {
 		t.Fatalf("a damaged file was answered with %.60s", testutil.Format(reply))
 	}
-	testutil.Poll(t, 20*time.Second, "discovery is to fall silent", func() bool {
+	testutil.Poll(t, 5*time.Second, "discovery is to fall silent", func() bool {
 		conn := testutil.ListenUDP(t, "127.0.0.1:0")
 		defer conn.Close()
 		return len(testutil.Discover(t, conn, "13.1.5", 200*time.Millisecond, s.Address)) == 0

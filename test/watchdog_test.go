@@ -56,5 +56,5 @@ func TestWatchdog(t *testing.T) {
 		t.Fatalf("a server that goes on says %q", got)
 	}
 	s.Stop(t)
-	testutil.Poll(t, 20*time.Second, "the stop is to be told", func() bool { return strings.HasPrefix(next(time.Second), "STOPPING=1") })
+	testutil.Poll(t, 5*time.Second, "the stop is to be told", func() bool { return strings.HasPrefix(next(time.Second), "STOPPING=1") })
 }

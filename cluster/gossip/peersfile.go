@@ -59,15 +59,11 @@ func readPeers(path string) ([]peer, error) {
 	if path == "" {
 		return nil, nil
 	}
-	f, err := os.Open(path)
+	b, err := fsutil.ReadSmall(path, maxPeersFile)
 	if errors.Is(err, os.ErrNotExist) {
 		return nil, nil
 	}
 	if err != nil {
-		return nil, err
-	}
-	b, err := io.ReadAll(io.LimitReader(f, maxPeersFile))
-	if err = errors.Join(err, f.Close()); err != nil {
 		return nil, err
 	}
 	peers, err := decodePeers(b)

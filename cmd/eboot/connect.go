@@ -16,6 +16,9 @@ import (
 	"eboot/internal/identity"
 )
 
+// maxFile bounds what a flag names: certificates, keys, tokens, a list of servers.
+const maxFile = 1 << 20
+
 // serverFlags say where the servers are, whom to trust and who is asking. Each may come from the environment.
 type serverFlags struct {
 	address, token, authority, certificate, key string
@@ -137,6 +140,3 @@ func (c *command) identity() (*identity.Client, error) {
 	}
 	return who, nil
 }
-
-// maxFile bounds what a flag names: certificates, keys, tokens, a list of servers.
-const maxFile = 1 << 20

@@ -122,10 +122,14 @@ func TestStaleStateIsNotServed(t *testing.T) {
 	first.boots(t, "127.0.0.1", "1") // two of three confirm each other
 	said := func() int { return strings.Count(first.log.String(), "it answers no slave") }
 	before := said()
+	left := time.Now()
 	second.stop(t)
 	testutil.Poll(t, patience, "the state is to be older than max_stale", func() bool {
 		return first.Agent.boot.freshness.age() > 5*time.Second
 	})
+	if aged := time.Since(left); aged < 2*time.Second { // the latest confirmation is at most a second and its time old
+		t.Errorf("not confirmed for 5s, %v after the others went", aged)
+	}
 	if _, answers := first.discover(t); answers {
 		t.Error("a server whose state is not confirmed serves slaves")
 	}

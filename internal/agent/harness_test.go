@@ -309,14 +309,20 @@ func (s *server) discover(t *testing.T) (string, bool) {
 	return fmt.Sprintf("%s:%d", host, replies[0].Port), true
 }
 
-// connect discovers, for at most within, and connects from source.
-func (s *server) connect(t *testing.T, source string, within time.Duration) *testutil.FileClient {
+// answered waits, for at most within, until a slave on 127.0.0.1 is told where files are served.
+func (s *server) answered(t *testing.T, within time.Duration) (target string) {
 	t.Helper()
-	var target string
 	testutil.Poll(t, within, "discovery is to be answered", func() (ok bool) {
 		target, ok = s.discover(t)
 		return ok
 	})
+	return target
+}
+
+// connect discovers, for at most within, and connects from source.
+func (s *server) connect(t *testing.T, source string, within time.Duration) *testutil.FileClient {
+	t.Helper()
+	target := s.answered(t, within)
 	dialer := net.Dialer{Timeout: 5 * time.Second, LocalAddr: &net.TCPAddr{IP: net.ParseIP(source)}}
 	conn, err := dialer.DialContext(t.Context(), "tcp4", target)
 	if err != nil {

@@ -259,7 +259,7 @@ func TestFollowEvents(t *testing.T) {
 	t.Parallel()
 	s := start(t, settings(t))
 	s.publish(t, "1", "stable")
-	testutil.Poll(t, patience, "the cluster is to be at the version that has events", func() bool { return s.machine.State().Version() >= 3 })
+	s.settled(t)
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
 	events := s.FollowEvents(ctx)

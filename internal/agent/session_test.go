@@ -9,7 +9,6 @@ import (
 
 	"eboot"
 	"eboot/bootproto"
-	"eboot/internal/testutil"
 )
 
 // A slave may go on with what its channel pointed to when it booted, and begin with nothing
@@ -67,7 +66,7 @@ func TestOpen(t *testing.T) {
 	s.publish(t, "1", eboot.DefaultChannel)
 	s.allow(t, "127.0.0.0/8", eboot.DefaultChannel)
 	one := eboot.DigestOf(release("1").Manifest().Encode())
-	testutil.Poll(t, 20*time.Second, "the server is to answer discovery", func() bool { _, ok := s.discover(t); return ok })
+	s.answered(t, patience)
 	connect := func(slave string) *bootSession {
 		t.Helper()
 		connected, err := s.boot.Connect(netip.AddrPortFrom(netip.MustParseAddr(slave), 4001), testERTS)
@@ -143,7 +142,7 @@ func TestOnlyBootsAreLearnedFrom(t *testing.T) {
 	s := start(t, settings(t))
 	s.publish(t, "1", eboot.DefaultChannel)
 	s.allow(t, "127.0.0.0/8", eboot.DefaultChannel)
-	testutil.Poll(t, 20*time.Second, "the server is to answer discovery", func() bool { _, ok := s.discover(t); return ok })
+	s.answered(t, patience)
 	manifest := eboot.DigestOf(release("1").Manifest().Encode())
 	session, _ := s.session(t, "127.0.0.1", manifest)
 	defer session.Close(nil)
