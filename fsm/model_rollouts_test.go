@@ -137,7 +137,9 @@ func (m *model) step(channel, id string, next func(eboot.Rollout) (eboot.Rollout
 		m.rollouts[channel] = r
 		return true, false, nil
 	case r.Phase == eboot.RolloutSucceeded:
-		r.Base = m.base(channel, r.Target)
+		if m.version < coverageVersion {
+			r.Base = m.base(channel, r.Target)
+		}
 		for _, erts := range slices.Sorted(maps.Keys(r.Base)) {
 			m.move(channel, erts, r.Target)
 		}
@@ -224,7 +226,10 @@ func compareRollouts(t *rapid.T, s *State, m *model) {
 			slave := netip.AddrFrom4([4]byte{10, 0, 0, byte(i)})
 			for _, erts := range []string{"13.1", "14.0"} {
 				want := m.channels[[2]string{channel, erts}]
-				if r := m.rollouts[channel]; m.underWay(channel) && r.Moves(slave, labels) && len(m.versions(r.Target, erts)) > 0 {
+				r := m.rollouts[channel]
+				_, covered := r.Base[erts]
+				covered = covered || m.version < coverageVersion && len(m.versions(r.Target, erts)) > 0
+				if m.underWay(channel) && r.Moves(slave, labels) && covered {
 					want = r.Target
 				}
 				got, ok := s.Target(&eboot.WhitelistEntry{Channel: channel, Labels: labels}, slave, erts)

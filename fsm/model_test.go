@@ -379,7 +379,7 @@ func drawOf(t *rapid.T, h Header, k kind) Command {
 	case kindRemoveServer:
 		return RemoveServer{Header: h, Server: drawServer.Draw(t, "server")}
 	case kindRaiseVersion:
-		return later{RaiseVersion{Header: h, Version: rapid.IntRange(1, 5).Draw(t, "version")}}
+		return later{RaiseVersion{Header: h, Version: rapid.IntRange(1, Version).Draw(t, "version")}}
 	case kindConfigure:
 		c := ConfigureChannel{Header: h, Channel: drawChannel.Draw(t, "channel"), Options: drawOptions.Draw(t, "options")}
 		if rapid.Bool().Draw(t, "move") {

@@ -216,12 +216,14 @@ func (t *transition) step(old, r eboot.Rollout) error {
 	return nil
 }
 
-// succeed points the channel to the target. It may have been published for more ERTS
-// versions meanwhile: the base is then what the channel points to now, as nothing else
-// could move it.
+// succeed points the channel to the target, for the ERTS versions of the rollout. Before
+// coverageVersion those were all that the target had been published for meanwhile: the base
+// is then what the channel points to now, as nothing else could move it.
 func (t *transition) succeed(r *eboot.Rollout) error {
-	channel, _ := t.next.Channel(r.Channel)
-	r.Base = t.base(channel, r.Target)
+	if t.next.Version() < coverageVersion {
+		channel, _ := t.next.Channel(r.Channel)
+		r.Base = t.base(channel, r.Target)
+	}
 	for _, erts := range slices.Sorted(maps.Keys(r.Base)) {
 		if err := t.point(r.Channel, erts, r.Target); err != nil {
 			return err
@@ -267,12 +269,23 @@ func (s *State) findRollout(channel string) (int, bool) {
 	return slices.BinarySearchFunc(s.rollouts, channel, func(r *eboot.Rollout, channel string) int { return strings.Compare(r.Channel, channel) })
 }
 
+// RolloutBundle returns what a rollout of this state has slaves with an ERTS version boot;
+// false: it does not move them. They are the versions that its target was published for when
+// it began: who may publish does not decide what slaves run, as who may start a rollout does,
+// so a publish for a further version waits for the next rollout.
+func (s *State) RolloutBundle(r *eboot.Rollout, erts string) (eboot.Bundle, bool) {
+	if _, ok := r.Base[erts]; !ok && s.version >= coverageVersion {
+		return eboot.Bundle{}, false
+	}
+	return s.Bundle(r.Target, erts)
+}
+
 // Target returns what a slave with this ERTS version boots now: the target of its channel's
-// rollout when that moves the slave and was published for the version, else what the
-// channel points to. entry is the slave's (Lookup). It allocates nothing.
+// rollout when that moves the slave (RolloutBundle), else what the channel points to. entry
+// is the slave's (Lookup). It allocates nothing.
 func (s *State) Target(entry *eboot.WhitelistEntry, slave netip.Addr, erts string) (eboot.Bundle, bool) {
 	if i, ok := s.findRollout(entry.Channel); ok && s.rollouts[i].Moves(slave, entry.Labels) {
-		if b, ok := s.Bundle(s.rollouts[i].Target, erts); ok {
+		if b, ok := s.RolloutBundle(s.rollouts[i], erts); ok {
 			return b, true
 		}
 	}

@@ -10,11 +10,13 @@ import (
 	"eboot"
 )
 
-// rolledOut is a log of a cluster at the version of rollouts: channel stable points to
+// rolledOut is a log of a cluster: channel stable points to
 // app@1, and app@2 is there, both for two ERTS versions.
-func rolledOut(t testing.TB) *log {
+func rolledOut(t testing.TB) *log { return rolledOutAt(t, Version) }
+
+func rolledOutAt(t testing.TB, version int) *log {
 	l := newLog(t)
-	l.must(RaiseVersion{Header: l.header(), Version: Version})
+	l.must(RaiseVersion{Header: l.header(), Version: version})
 	for _, version := range []string{"1", "2"} {
 		for _, erts := range []string{"13.1", "14.0"} {
 			l.must(AddBundle{Header: l.header(), Bundle: bundleOf("app", version, erts, version+" for "+erts)})
@@ -214,18 +216,41 @@ func TestRolloutOfANewChannel(t *testing.T) {
 	}
 }
 
-// The target may be published for another ERTS version while the rollout is under way.
+// Who may publish decides nothing for slaves: a target that is published for a further ERTS
+// version while its rollout is under way reaches them by the next rollout. In a cluster
+// below coverageVersion it was part of the one under way, as every server has to do alike.
 func TestRolloutOfALaterERTSVersion(t *testing.T) {
-	l := rolledOut(t)
-	l.must(AddBundle{Header: l.header(), Bundle: bundleOf("app", "1", "15.0", "1 for 15.0"), Channel: "stable"})
-	l.start("app@2", "one", "canary:rack=r1", "100%")
-	l.mustBoot("15.0", "app@1", "app@1")
-	l.must(AddBundle{Header: l.header(), Bundle: bundleOf("app", "2", "15.0", "2 for 15.0")})
-	l.mustBoot("15.0", "app@2", "app@1")
-	l.steer(eboot.RolloutPromoteFull)
-	l.mustBoot("15.0", "app@2", "app@2")
-	l.steer(eboot.RolloutUndo)
-	l.mustBoot("15.0", "app@1", "app@1")
+	for version, joins := range map[int]bool{operatorsVersion: true, coverageVersion: false} {
+		l := rolledOutAt(t, version)
+		l.must(AddBundle{Header: l.header(), Bundle: bundleOf("app", "1", "15.0", "1 for 15.0"), Channel: "stable"})
+		l.start("app@2", "one", "canary:rack=r1", "100%")
+		l.mustBoot("15.0", "app@1", "app@1")
+		l.must(AddBundle{Header: l.header(), Bundle: bundleOf("app", "2", "15.0", "2 for 15.0")})
+		later := "app@1"
+		if joins {
+			later = "app@2"
+		}
+		l.mustBoot("15.0", later, "app@1")
+		l.mustBoot("14.0", "app@2", "app@1")
+		r, _ := l.machine.State().Rollout("stable")
+		if b, ok := l.machine.State().RolloutBundle(&r, "15.0"); ok != joins || ok && b.Ref() != refOf("app@2") {
+			t.Errorf("version %d: %v %v", version, b.Ref(), ok)
+		}
+		l.steer(eboot.RolloutPromoteFull)
+		l.mustBoot("15.0", later, later)
+		l.mustBoot("14.0", "app@2", "app@2")
+		if c, _ := reread(t, l.machine.State()).Channel("stable"); c.Bundles["15.0"] != refOf(later) {
+			t.Errorf("version %d: the channel points to %v", version, c.Bundles)
+		}
+		if !joins {
+			l.start("app@2", "two", "100%") // for 15.0 alone
+			l.mustBoot("15.0", "app@2", "app@2")
+			l.steer(eboot.RolloutPromote)
+		}
+		l.mustBoot("15.0", "app@2", "app@2")
+		l.steer(eboot.RolloutUndo)
+		l.mustBoot("15.0", "app@1", "app@1")
+	}
 }
 
 func TestUndoOfARolloutThatWasOverridden(t *testing.T) {

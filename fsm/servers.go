@@ -16,7 +16,7 @@ const (
 
 // Version is the highest cluster version that this program knows: the value that
 // it may propose with RaiseVersion.
-const Version = operatorsVersion
+const Version = coverageVersion
 
 const (
 	firstVersion   = 1 // of a cluster that was never raised
@@ -27,6 +27,9 @@ const (
 	// operatorsVersion is that of who asked for a change, in commands and events, of tokens,
 	// and of more events.
 	operatorsVersion = 5
+	// coverageVersion is that of rollouts which move the ERTS versions that their target was
+	// published for when they began, and no others.
+	coverageVersion = 6
 )
 
 // VersionActors is the cluster version from which on commands may say who asked: see

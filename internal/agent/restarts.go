@@ -188,7 +188,7 @@ func outdated(state *fsm.State, r *eboot.Rollout, s fleet.SlaveRecord) bool {
 	if !r.Phase.Over() {
 		return r.Moves(s.Slave, entry.Labels) && next.Ref() == r.Target
 	}
-	target, ok := state.Bundle(r.Target, s.ERTS)
+	target, ok := state.RolloutBundle(r, s.ERTS)
 	return ok && s.Latest.Manifest == target.Manifest
 }
 

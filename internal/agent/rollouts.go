@@ -47,7 +47,7 @@ func (a *Agent) StartRollout(ctx context.Context, w api.Write, channel string, s
 	if err := a.checkRollout(channel); err != nil {
 		return api.RolloutResult{}, err
 	}
-	start := fsm.StartRollout{Header: a.header(w), ID: rolloutID(w), Channel: channel, Ref: s.Bundle, Spec: s.RolloutSpec}
+	start := fsm.StartRollout{Header: a.header(ctx, w), ID: rolloutID(w), Channel: channel, Ref: s.Bundle, Spec: s.RolloutSpec}
 	return a.stepRollout(ctx, channel, start)
 }
 
@@ -72,7 +72,7 @@ func rolloutID(w api.Write) string {
 
 // SteerRollout pauses, resumes, promotes, aborts or takes back a rollout.
 func (a *Agent) SteerRollout(ctx context.Context, w api.Write, channel string, s api.RolloutSteer) (api.RolloutResult, error) {
-	return a.stepRollout(ctx, channel, fsm.SteerRollout{Header: a.header(w), Channel: channel, ID: s.ID, Action: s.Action, Reason: s.Reason})
+	return a.stepRollout(ctx, channel, fsm.SteerRollout{Header: a.header(ctx, w), Channel: channel, ID: s.ID, Action: s.Action, Reason: s.Reason})
 }
 
 func (a *Agent) stepRollout(ctx context.Context, channel string, command fsm.Command) (api.RolloutResult, error) {
@@ -182,9 +182,9 @@ func (d *rolloutDriver) observe(ctx context.Context, state *fsm.State, r *eboot.
 // first to select: of their boots because of this rollout, and of those that it restarts.
 func (d *rolloutDriver) tally(state *fsm.State, r *eboot.Rollout, boots [][]eboot.Boot, slaves []fleet.SlaveRecord, now time.Time) []eboot.StageTotals {
 	totals := make([]eboot.StageTotals, r.Stage+1)
-	moved := map[string]bool{}
-	for _, b := range state.BundlesOf(r.Target) {
-		moved[b.ERTS] = r.Base[b.ERTS] != r.Target
+	moves := func(erts string) bool {
+		_, ok := state.RolloutBundle(r, erts)
+		return ok && r.Base[erts] != r.Target
 	}
 	stageOf := func(slave netip.Addr) *eboot.StageTotals {
 		entry, ok := state.Lookup(slave)
@@ -207,7 +207,7 @@ func (d *rolloutDriver) tally(state *fsm.State, r *eboot.Rollout, boots [][]eboo
 		}
 	}
 	for _, s := range slaves {
-		if !moved[s.ERTS] {
+		if !moves(s.ERTS) {
 			continue
 		}
 		total := stageOf(s.Slave)

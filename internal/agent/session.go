@@ -152,7 +152,7 @@ func rolledOut(state *fsm.State, entry *eboot.WhitelistEntry, slave netip.Addr, 
 	if !ok || at.Before(r.StartedAt.Add(-ageSlack)) || r.Phase.Over() && at.After(r.ChangedAt.Add(ageSlack)) {
 		return false
 	}
-	target, ok := state.Bundle(r.Target, b.ERTS)
+	target, ok := state.RolloutBundle(&r, b.ERTS)
 	if !ok || target.Manifest != b.Manifest {
 		return false
 	}
