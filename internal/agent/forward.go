@@ -70,7 +70,7 @@ func (a *Agent) propose(ctx context.Context, command fsm.Command) (*fsm.Result, 
 
 // checkVersion refuses what some server of the cluster could not read (R19).
 func (a *Agent) checkVersion(what string, want int) error {
-	if have := a.machine.State().Version(); want > have {
+	if have := a.view.State().Version(); want > have {
 		return fmt.Errorf("%s: the cluster is at version %d and this change needs %d: upgrade every server first (`eboot cluster members`): %w", what, have, want, eboot.ErrConflict)
 	}
 	return nil

@@ -228,23 +228,30 @@ func (a *Agent) checkStanding() {
 	}
 }
 
+// knownVersion is the highest cluster version that every member knows, as far as gossip tells;
+// 0: what one of them knows is not known.
+func (a *Agent) knownVersion() int {
+	version := fsm.Version
+	for _, s := range a.cluster.Status().Servers {
+		if s.ID == a.server {
+			continue
+		}
+		m, ok := a.peers.member(s.ID)
+		if !ok {
+			return 0
+		}
+		version = min(version, m.StateVersion)
+	}
+	return version
+}
+
 // raiseVersion has the cluster use what every member knows (R19).
 func (a *Agent) raiseVersion(ctx context.Context) error {
 	raft := a.cluster.Status()
 	if raft.Leader != a.server {
 		return nil
 	}
-	version := fsm.Version
-	for _, s := range raft.Servers {
-		if s.ID == a.server {
-			continue
-		}
-		m, ok := a.peers.member(s.ID)
-		if !ok {
-			return nil // what it knows is not known
-		}
-		version = min(version, m.StateVersion)
-	}
+	version := a.knownVersion()
 	if state := a.machine.State(); state.Cluster() == "" || version <= state.Version() {
 		return nil
 	}

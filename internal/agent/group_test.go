@@ -2,6 +2,7 @@ package agent
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"net/netip"
 	"os"
@@ -241,6 +242,58 @@ func TestLastCopyIsNobodyElses(t *testing.T) {
 				t.Error(err)
 			} else if state, err := fsm.ReadState(bytes.NewReader(kept)); err != nil || state.Cluster() != lost || state.WhitelistSize() != 1 {
 				t.Errorf("the cache was overwritten: %v", err)
+			}
+		})
+	}
+}
+
+// A server that has just started has applied nothing of its log, and may have lost its serving
+// cache: who asks it for a change then is told by the events all the same.
+func TestActorsAreToldAfterARestart(t *testing.T) {
+	t.Parallel()
+	for name, lost := range map[string]bool{"with its serving cache": false, "without": true} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			first, startFirst := grouped(t, 2)
+			_, startSecond := grouped(t, 2, first)
+			servers := []*server{startFirst(), startSecond()}
+			servers[0].allow(t, "10.0.0.0/8", "stable")
+			for _, s := range servers {
+				s.settled(t)
+			}
+			// Its disk as kill -9 leaves it: a graceful stop takes a snapshot.
+			disk, data := t.TempDir(), servers[0].config.DataDir
+			copyDir(t, data, disk)
+			for _, s := range servers {
+				s.stop(t)
+			}
+			moveAway(t, data, "raft")
+			copyDir(t, filepath.Join(disk, "raft"), filepath.Join(data, "raft"))
+			if lost {
+				moveAway(t, data, "serving-cache")
+			}
+			alone := startFirst()
+			if v := alone.machine.State().Version(); v >= fsm.VersionActors {
+				t.Fatalf("a server without a quorum has applied its log: version %d", v)
+			}
+			w := api.Write{RequestID: "denied", By: eboot.Actor{Name: "ops", Via: eboot.ViaToken, From: "192.0.2.1"}}
+			began, written := make(chan struct{}), make(chan error, 1)
+			go func() {
+				close(began)
+				err := eboot.ErrNoLeader
+				for end := time.Now().Add(patience); errors.Is(err, eboot.ErrNoLeader) && time.Now().Before(end); {
+					_, err = alone.Deny(context.Background(), w, []netip.Prefix{netip.MustParsePrefix("10.0.0.0/8")})
+				}
+				written <- err
+			}()
+			<-began
+			start(t, servers[1].config)
+			if err := <-written; err != nil {
+				t.Fatal(err)
+			}
+			events := alone.machine.State().Events()
+			if e := events[len(events)-1]; e.By != w.By || e.Request != w.RequestID {
+				t.Errorf("the event is %+v", e)
 			}
 		})
 	}

@@ -28,9 +28,25 @@ func (a *Agent) ownHeader() fsm.Header {
 }
 
 // header puts the proposer's time, the request id and who asked into a command: the state
-// machine itself has no clock.
-func (a *Agent) header(w api.Write) fsm.Header {
-	return fsm.Header{RequestID: w.RequestID, At: a.now().UnixMilli(), ExpectGeneration: w.ExpectGeneration, By: w.By}.For(a.machine.State().Version())
+// machine itself has no clock. Who asked is left out only in a cluster that cannot be told.
+func (a *Agent) header(ctx context.Context, w api.Write) fsm.Header {
+	if !w.By.IsZero() {
+		a.awaitActors(ctx)
+	}
+	return fsm.Header{RequestID: w.RequestID, At: a.now().UnixMilli(), ExpectGeneration: w.ExpectGeneration, By: w.By}.For(a.view.State().Version())
+}
+
+// awaitActors returns when the version of the cluster is known here to be one that is told who
+// asked, or not to be: a server that has just started may have neither its log replayed nor a
+// serving cache, and a cluster that was just founded is about to be raised. Without a leader
+// the change itself finds that out, and says so.
+func (a *Agent) awaitActors(ctx context.Context) {
+	if a.view.State().Version() >= fsm.VersionActors || a.Fresh(ctx) != nil {
+		return
+	}
+	if a.knownVersion() >= fsm.VersionActors {
+		_ = a.awaitVersion(ctx, fsm.VersionActors) // likewise
+	}
 }
 
 // Entries returns the whitelist.
@@ -53,7 +69,7 @@ func (a *Agent) Allow(ctx context.Context, w api.Write, entries []eboot.Whitelis
 			entries[i].Channel = eboot.DefaultChannel
 		}
 	}
-	return a.write(ctx, fsm.AllowSlaves{Header: a.header(w), Entries: entries})
+	return a.write(ctx, fsm.AllowSlaves{Header: a.header(ctx, w), Entries: entries})
 }
 
 // Deny removes entries.
@@ -61,7 +77,7 @@ func (a *Agent) Deny(ctx context.Context, w api.Write, prefixes []netip.Prefix) 
 	if len(prefixes) == 0 {
 		return api.WriteResult{}, fmt.Errorf("deny: no prefixes given: %w", eboot.ErrInvalid)
 	}
-	return a.write(ctx, fsm.DenySlaves{Header: a.header(w), Prefixes: prefixes})
+	return a.write(ctx, fsm.DenySlaves{Header: a.header(ctx, w), Prefixes: prefixes})
 }
 
 // Check returns the entry that decides about an address.
@@ -104,21 +120,21 @@ func (a *Agent) Channel(name string) (eboot.Channel, error) {
 func (a *Agent) SetChannel(ctx context.Context, w api.Write, channel string, set api.ChannelSet) (api.WriteResult, error) {
 	switch {
 	case set.Options != eboot.ChannelOptions{}:
-		return a.writeNew(ctx, fsm.ConfigureChannel{Header: a.header(w), Channel: channel, Options: set.Options, Ref: set.Bundle, ERTS: set.ERTS})
+		return a.writeNew(ctx, fsm.ConfigureChannel{Header: a.header(ctx, w), Channel: channel, Options: set.Options, Ref: set.Bundle, ERTS: set.ERTS})
 	case set.Bundle.IsZero():
 		return api.WriteResult{}, fmt.Errorf("channel %s: neither a bundle nor options are given: %w", channel, eboot.ErrInvalid)
 	}
-	return a.write(ctx, fsm.SetChannel{Header: a.header(w), Channel: channel, Ref: set.Bundle, ERTS: set.ERTS})
+	return a.write(ctx, fsm.SetChannel{Header: a.header(ctx, w), Channel: channel, Ref: set.Bundle, ERTS: set.ERTS})
 }
 
 // UndoChannel takes the latest move of a channel back.
 func (a *Agent) UndoChannel(ctx context.Context, w api.Write, channel string) (api.WriteResult, error) {
-	return a.writeNew(ctx, fsm.UndoChannel{Header: a.header(w), Channel: channel})
+	return a.writeNew(ctx, fsm.UndoChannel{Header: a.header(ctx, w), Channel: channel})
 }
 
 // ProtectBundle keeps a bundle from being removed, or lets it go again.
 func (a *Agent) ProtectBundle(ctx context.Context, w api.Write, ref eboot.Ref, protected bool) (api.WriteResult, error) {
-	return a.writeNew(ctx, fsm.ProtectBundle{Header: a.header(w), Ref: ref, Protected: protected})
+	return a.writeNew(ctx, fsm.ProtectBundle{Header: a.header(ctx, w), Ref: ref, Protected: protected})
 }
 
 // writeNew is write for commands that came with a later cluster version.
@@ -137,7 +153,7 @@ func (a *Agent) awaitVersion(ctx context.Context, version int) error {
 	defer cancel()
 	for {
 		changed, led := a.machine.Changed(), a.cluster.LeaderChanged()
-		if a.machine.State().Version() >= version {
+		if a.view.State().Version() >= version {
 			return nil
 		}
 		if err := a.raftStopped(); err != nil {
@@ -157,7 +173,7 @@ func (a *Agent) awaitVersion(ctx context.Context, version int) error {
 
 func (a *Agent) addBundle(ctx context.Context, w api.Write, b eboot.Bundle, channel string) (*fsm.Result, error) {
 	w.RequestID += "/" + b.ERTS // one request, one entry for each ERTS version
-	return a.propose(ctx, fsm.AddBundle{Header: a.header(w), Bundle: b, Channel: channel})
+	return a.propose(ctx, fsm.AddBundle{Header: a.header(ctx, w), Bundle: b, Channel: channel})
 }
 
 // Bundles returns every bundle.
@@ -263,7 +279,7 @@ func (a *Agent) RemoveBundle(ctx context.Context, w api.Write, ref eboot.Ref, er
 			return api.WriteResult{}, fmt.Errorf("bundle %s: %d slaves booted it and may still load code from it; wait until they have booted another, or use --force, after which they get no more code until they boot again: %w", ref, pins, eboot.ErrConflict)
 		}
 	}
-	result, err := a.write(ctx, fsm.RemoveBundle{Header: a.header(w), Ref: ref, ERTS: erts})
+	result, err := a.write(ctx, fsm.RemoveBundle{Header: a.header(ctx, w), Ref: ref, ERTS: erts})
 	if err == nil {
 		a.requestCollection()
 	}

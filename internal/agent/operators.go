@@ -49,10 +49,7 @@ func (a *Agent) CreateToken(ctx context.Context, w api.Write, t eboot.Token) (ap
 	if t.Expired(a.now()) {
 		return api.WriteResult{}, fmt.Errorf("token %s: expires in the past: %w", t.Name, eboot.ErrInvalid)
 	}
-	if err := a.awaitVersion(ctx, fsm.VersionActors); err != nil { // before the header is made, which is to say who
-		return api.WriteResult{}, err
-	}
-	return a.write(ctx, fsm.CreateToken{Header: a.header(w), Token: t})
+	return a.writeNew(ctx, fsm.CreateToken{Header: a.header(ctx, w), Token: t})
 }
 
 // RevokeToken takes a token out, by its id or its name.
@@ -66,7 +63,7 @@ func (a *Agent) RevokeToken(ctx context.Context, w api.Write, token string) (api
 	if eboot.CheckTokenID(token) != nil {
 		return api.WriteResult{}, fmt.Errorf("token %q: does not exist; `eboot token list` shows what does: %w", token, eboot.ErrNotFound)
 	}
-	return a.writeNew(ctx, fsm.RevokeToken{Header: a.header(w), ID: token})
+	return a.writeNew(ctx, fsm.RevokeToken{Header: a.header(ctx, w), ID: token})
 }
 
 // note has a deed of an operator entered into the replicated events that changes no state. Where that
@@ -76,10 +73,7 @@ func (a *Agent) note(ctx context.Context, by eboot.Actor, kind eboot.EventKind, 
 	if by.IsZero() {
 		return
 	}
-	err := a.awaitVersion(ctx, fsm.VersionActors)
-	if err == nil {
-		_, err = a.write(ctx, fsm.Note{Header: a.header(api.Write{RequestID: a.ownHeader().RequestID, By: by}), Kind: kind, Text: text})
-	}
+	_, err := a.writeNew(ctx, fsm.Note{Header: a.header(ctx, api.Write{RequestID: a.ownHeader().RequestID, By: by}), Kind: kind, Text: text})
 	if err != nil {
 		a.logger.Warn("a deed of an operator is not in the events", "by", by, "kind", kind, "deed", text, "error", err)
 	}

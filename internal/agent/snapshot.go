@@ -55,6 +55,7 @@ func (a *Agent) RestoreHere(ctx context.Context, by eboot.Actor, r io.Reader, fo
 	if err := a.checkVersion("restore", restored.MinimumVersion()); err != nil {
 		return api.SnapshotInfo{}, err
 	}
+	header := a.header(ctx, api.Write{RequestID: a.ownHeader().RequestID, By: by}) // may need a write
 	release, err := a.cluster.HoldWrites(ctx)
 	if err != nil {
 		return api.SnapshotInfo{}, err
@@ -66,7 +67,7 @@ func (a *Agent) RestoreHere(ctx context.Context, by eboot.Actor, r io.Reader, fo
 			now.WhitelistSize(), len(now.Bundles()), eboot.ErrConflict)
 	}
 	var out bytes.Buffer
-	if _, err := restored.ForRestore(now, a.cluster.Status().LastIndex, a.header(api.Write{RequestID: a.ownHeader().RequestID, By: by})).WriteTo(&out); err != nil {
+	if _, err := restored.ForRestore(now, a.cluster.Status().LastIndex, header).WriteTo(&out); err != nil {
 		return api.SnapshotInfo{}, err
 	}
 	// Once begun it is waited for: writes are held until it is decided.
