@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net/http"
 	"net/netip"
+	"strconv"
 	"strings"
 	"sync/atomic"
 	"time"
@@ -132,13 +133,13 @@ func remoteAddress(r *http.Request) string {
 func (a access) let(r *http.Request, role eboot.Role) (*http.Request, error) {
 	c, err := a.identify(r)
 	if err != nil {
-		return nil, fmt.Errorf("%s %s: %w", r.Method, r.URL.Path, err)
+		return nil, fmt.Errorf("%s: %w", asked(r), err)
 	}
-	asked := r
-	again := func() error { _, err := a.identify(asked); return err }
+	original := r
+	again := func() error { _, err := a.identify(original); return err }
 	ctx := context.WithValue(context.WithValue(r.Context(), callerKey{}, c), stillKey{}, again)
 	r = r.WithContext(ctx)
-	return r, permit(r, role, r.Method+" "+r.URL.Path)
+	return r, permit(r, role, asked(r))
 }
 
 // permit reports whether the caller of r may do what wants role.
@@ -147,6 +148,26 @@ func permit(r *http.Request, role eboot.Role, what string) error {
 		return fmt.Errorf("%s: wants the role %s, and %s has %s: %w", what, role, c.Actor, c.Role, eboot.ErrDenied)
 	}
 	return nil
+}
+
+// maxShown is how many bytes of what a stranger sent are shown, in the log and in the answer.
+const maxShown = 128
+
+// asked is what a request wants, on one line of bounded length. Of the path as it was sent:
+// decoded, it may hold anything.
+func asked(r *http.Request) string {
+	return legible(r.Method) + " " + legible(r.URL.EscapedPath())
+}
+
+// legible is text of a sender on one line, of bounded length.
+func legible(text string) string {
+	if len(text) <= maxShown && !strings.ContainsFunc(text, func(c rune) bool { return c <= ' ' || c > '~' || c == '"' }) {
+		return text
+	}
+	if len(text) > maxShown {
+		return strconv.QuoteToASCII(text[:maxShown]) + "…"
+	}
+	return strconv.QuoteToASCII(text)
 }
 
 // turnedAway counts and logs a request that was not let through, and hangs up: nobody
@@ -163,11 +184,16 @@ func (s *Server) turnedAway(w http.ResponseWriter, r *http.Request, err error) {
 	s.fail(w, r, err)
 }
 
+// strangersRead is how long somebody who need not be known may take to read an answer.
+const strangersRead = 10 * time.Second
+
 // hangUp has the connection of somebody who need not be known end with the answer: net/http would
 // wait for a body, or for what it wrote to be read, as long as it takes.
 func hangUp(w http.ResponseWriter) {
 	w.Header().Set("Connection", "close")
-	_ = http.NewResponseController(w).SetReadDeadline(time.Now().Add(time.Second)) // best effort: the answer is what counts
+	connection := http.NewResponseController(w) // best effort: the answer is what counts
+	_ = connection.SetReadDeadline(time.Now().Add(time.Second))
+	_ = connection.SetWriteDeadline(time.Now().Add(strangersRead))
 }
 
 // Refused is how many requests were not let through, for want of a known sender or of a

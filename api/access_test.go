@@ -232,7 +232,7 @@ func TestStrangersHoldLittle(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	client := serveDoor(t, Limit(tcp, 100, share), DoorTLS, ClientOptions{Addresses: []string{"http://" + tcp.Addr().String()}, Token: "viewer", Timeout: 5 * time.Second})
+	client := serveDoor(t, Limit(narrow{tcp}, 100, share), DoorTLS, ClientOptions{Addresses: []string{"http://" + tcp.Addr().String()}, Token: "viewer", Timeout: 5 * time.Second})
 	dial := func() net.Conn {
 		conn, err := net.Dial("tcp", tcp.Addr().String())
 		if err != nil {
@@ -250,6 +250,16 @@ func TestStrangersHoldLittle(t *testing.T) {
 	if err != nil || !strings.HasPrefix(string(answer), "HTTP/1.1 401 ") || !strings.Contains(string(answer), "unauthenticated") {
 		t.Fatalf("%q, %v", answer, err)
 	}
+	for range share { // who asks for a long answer, and reads none, holds nothing either
+		conn := dial().(*net.TCPConn)
+		if err := conn.SetReadBuffer(1); err != nil {
+			t.Fatal(err)
+		}
+		fmt.Fprintf(conn, "GET /v1/%s HTTP/1.1\r\nHost: x\r\n\r\n", strings.Repeat("&", 60_000))
+	}
+	if err := reached(t, client); err != nil {
+		t.Fatalf("strangers that do not read hold their places: %v", err)
+	}
 	var held []net.Conn
 	for range share {
 		held = append(held, dial())
@@ -258,12 +268,30 @@ func TestStrangersHoldLittle(t *testing.T) {
 		t.Error("one more than its share was served")
 	}
 	_ = held[0].Close()
-	deadline := time.Now().Add(5 * time.Second)
-	for {
-		if _, err := client.Whoami(t.Context()); err == nil {
-			break
-		} else if time.Now().After(deadline) {
-			t.Fatalf("a place that came free is not given away: %v", err)
+	if err := reached(t, client); err != nil {
+		t.Fatalf("a place that came free is not given away: %v", err)
+	}
+}
+
+// narrow is a listener whose connections hold little of what is not read, as over a real network:
+// the loopback interface takes megabytes.
+type narrow struct{ net.Listener }
+
+func (n narrow) Accept() (net.Conn, error) {
+	conn, err := n.Listener.Accept()
+	if err == nil {
+		err = conn.(*net.TCPConn).SetWriteBuffer(1)
+	}
+	return conn, err
+}
+
+// reached waits until a client is answered, and returns why it is not.
+func reached(t *testing.T, client *Client) error {
+	for deadline := time.Now().Add(8 * time.Second); ; {
+		_, err := client.Whoami(t.Context())
+		if err == nil || time.Now().After(deadline) {
+			client.Close() // its connection has a place too
+			return err
 		}
 	}
 }
@@ -286,6 +314,40 @@ func TestRefusalsAreLoggedSeldom(t *testing.T) {
 	}
 	if n := strings.Count(log.String(), "\n"); n == 0 || n > refusalsLogged || strings.Contains(log.String(), "a-secret") || s.Refused() != 1000 {
 		t.Errorf("%d lines for %d refusals: %s", n, s.Refused(), log.String())
+	}
+}
+
+// What a stranger sends is told on one line, and no more of it than helps.
+func TestRefusalsAreShort(t *testing.T) {
+	long := strings.Repeat("%0a&\"", 20_000)
+	for name, r := range map[string]*http.Request{
+		"path":   httptest.NewRequest("GET", "/v1/"+strings.ReplaceAll(long, "\"", "%22"), nil),
+		"method": httptest.NewRequest(strings.Repeat("A", 60_000), "/v1/tokens", nil),
+		"origin": httptest.NewRequest("GET", "/v1/tokens", nil),
+		"host":   httptest.NewRequest("GET", "/v1/tokens", nil),
+	} {
+		door := DoorTLS
+		switch name {
+		case "origin":
+			r.Header.Set("Origin", "http://"+long)
+		case "host":
+			door, r.Host = DoorInsecure, long
+		}
+		var log strings.Builder
+		s := NewServer(ServerOptions{Keeper: doorman{}, Logger: hclog.New(&hclog.LoggerOptions{Output: &log, Level: hclog.Trace})})
+		w := httptest.NewRecorder()
+		s.handler(door).ServeHTTP(w, r)
+		lines := strings.Count(log.String(), "\n")
+		if w.Code < 400 || w.Body.Len() == 0 || w.Body.Len() > 2048 || lines == 0 || lines > 2 || log.Len() > 4096 {
+			t.Errorf("%s: status %d with %d bytes; %d lines of log with %d bytes: %.300s", name, w.Code, w.Body.Len(), lines, log.Len(), log.String())
+		}
+	}
+	for text, want := range map[string]string{
+		"/v1/bundles/app@1": "/v1/bundles/app@1", "a b": `"a b"`, "a\nb": `"a\nb"`, "": "", "é": `"\u00e9"`, strings.Repeat("x", 129): `"` + strings.Repeat("x", 128) + `"…`,
+	} {
+		if got := legible(text); got != want {
+			t.Errorf("%q: %s, want %s", text, got, want)
+		}
 	}
 }
 

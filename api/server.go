@@ -159,14 +159,14 @@ func (s *Server) guard(a access, mux *http.ServeMux) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if a.door != DoorTLS && !localName(r.Host) {
 			hangUp(w)
-			s.fail(w, r, fmt.Errorf("host %q: address the API by IP address or as localhost: %w", r.Host, eboot.ErrDenied))
+			s.fail(w, r, fmt.Errorf("host %.*q: address the API by IP address or as localhost: %w", maxShown, r.Host, eboot.ErrDenied))
 			return
 		}
 		if origin := r.Header.Get("Origin"); origin != "" {
 			u, err := url.Parse(origin)
 			if err != nil || u.Host != r.Host {
 				hangUp(w)
-				s.fail(w, r, fmt.Errorf("origin %q: requests of other sites are refused: %w", origin, eboot.ErrDenied))
+				s.fail(w, r, fmt.Errorf("origin %.*q: requests of other sites are refused: %w", maxShown, origin, eboot.ErrDenied))
 				return
 			}
 		}
@@ -211,10 +211,10 @@ func (f *fallbackWriter) WriteHeader(status int) {
 	switch {
 	case status == http.StatusNotFound && !json:
 		f.replaced = true
-		f.server.fail(f.ResponseWriter, f.request, fmt.Errorf("%s %s: no such resource: %w", f.request.Method, f.request.URL.Path, eboot.ErrNotFound))
+		f.server.fail(f.ResponseWriter, f.request, fmt.Errorf("%s: no such resource: %w", asked(f.request), eboot.ErrNotFound))
 	case status == http.StatusMethodNotAllowed && !json:
 		f.replaced = true
-		body := ErrorBody{Error: ErrorDetail{Code: codeMethodNotAllowed, Message: fmt.Sprintf("%s %s: allowed are %s", f.request.Method, f.request.URL.Path, f.Header().Get("Allow"))}}
+		body := ErrorBody{Error: ErrorDetail{Code: codeMethodNotAllowed, Message: fmt.Sprintf("%s: allowed are %s", asked(f.request), f.Header().Get("Allow"))}}
 		_ = writeJSON(f.ResponseWriter, status, body)
 	default:
 		f.ResponseWriter.WriteHeader(status)
@@ -261,9 +261,9 @@ func (s *Server) fail(w http.ResponseWriter, r *http.Request, err error) {
 	if status == http.StatusInternalServerError {
 		log = s.logger.Error
 	}
-	log("request failed", "method", r.Method, "path", r.URL.Path, "code", body.Error.Code, "error", err)
+	log("request failed", "request", asked(r), "code", body.Error.Code, "error", err)
 	if err := writeJSON(w, status, body); err != nil {
-		s.logger.Debug("reply not delivered", "path", r.URL.Path, "error", err)
+		s.logger.Debug("reply not delivered", "request", asked(r), "error", err)
 	}
 }
 
