@@ -33,7 +33,8 @@ const (
 // Gatekeeper knows the operators.
 type Gatekeeper interface {
 	// TokenOf returns the token with this text. eboot.ErrUnauthenticated: there is none, it was
-	// revoked, or it has expired; the error does not show the text.
+	// revoked, or it has expired; eboot.ErrUnavailable: this server cannot know. The error does
+	// not show the text.
 	TokenOf(text string) (eboot.Token, error)
 	// OperatorOf returns the name in an operator's certificate and the role that it grants.
 	// eboot.ErrUnauthenticated says why these certificates are not accepted.
@@ -179,6 +180,8 @@ func (s *Server) turnedAway(w http.ResponseWriter, r *http.Request, err error) {
 	})
 	if errors.Is(err, eboot.ErrUnauthenticated) {
 		w.Header().Set("WWW-Authenticate", "Bearer")
+	}
+	if !errors.Is(err, eboot.ErrDenied) { // that is somebody
 		hangUp(w)
 	}
 	s.fail(w, r, err)

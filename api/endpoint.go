@@ -39,6 +39,8 @@ type endpoint struct {
 	base  string
 	token string
 	http  *http.Client
+	// certified: it shows a certificate of its own.
+	certified bool
 }
 
 // newEndpoint reads an address. A token is not sent in the clear to another machine.
@@ -65,6 +67,7 @@ func newEndpoint(address string, dial time.Duration, o ClientOptions) (endpoint,
 		e.base = "https://" + u.Host
 		if o.TLS != nil {
 			transport.TLSClientConfig = o.TLS(u.Hostname())
+			e.certified = transport.TLSClientConfig.GetClientCertificate != nil
 		}
 	case u.Scheme == "http" && plain && o.Token != "" && !loopbackName(u.Hostname()):
 		return endpoint{}, fmt.Errorf("address %q: a token is a secret and does not travel without TLS: write https://: %w", address, eboot.ErrInvalid)
@@ -127,7 +130,7 @@ func (e endpoint) send(ctx context.Context, method, path string, query url.Value
 	if cause := context.Cause(ctx); cause != nil {
 		err = cause
 	}
-	if refused := certificateRefused(err); refused != "" { // before any request was read
+	if refused := e.handshakeRefused(err); refused != "" { // before any request was read
 		return nil, fmt.Errorf("server %s: %v; %s: %w", e.name, err, refused, eboot.ErrDenied)
 	}
 	switch {
@@ -139,18 +142,20 @@ func (e endpoint) send(ctx context.Context, method, path string, query url.Value
 	return nil, &unreachableError{server: e.name, cause: err}
 }
 
-// certificateRefused says what to do when one side has not accepted the certificate of the
-// other; empty: err is of another kind.
-func certificateRefused(err error) string {
+// handshakeRefused says what to do when one side has not accepted the other, or its
+// certificate; empty: err is of another kind.
+func (e endpoint) handshakeRefused(err error) string {
 	var wrong *tls.CertificateVerificationError
 	var op *net.OpError
 	switch {
 	case errors.As(err, &wrong), errors.Is(err, eboot.ErrDenied):
 		return "is --ca-cert (EBOOT_CA_CERT) the authority of this cluster, the ca.pem of `eboot tls ca`?"
-	case errors.As(err, &op) && op.Op == "remote error": // an alert (crypto/tls, Conn.readRecord)
-		return "it does not accept the certificate of --client-cert (EBOOT_CLIENT_CERT)"
+	case !errors.As(err, &op) || op.Op != "remote error": // an alert (crypto/tls, Conn.readRecord)
+		return ""
+	case e.certified:
+		return "it does not accept the certificate of --client-cert (EBOOT_CLIENT_CERT), or is no server's API that speaks TLS 1.3"
 	}
-	return ""
+	return "is this the address of a server's API, which speaks TLS 1.3 and wants no certificate, and not of its peer port?"
 }
 
 // loopbackName reports whether a host is this machine in any case.

@@ -1,8 +1,12 @@
 package api
 
 import (
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
 	"fmt"
 	"io"
+	"log"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -147,5 +151,70 @@ func TestSocketOfOthers(t *testing.T) {
 	err := &unreachableError{server: "unix:///run/eboot/api.sock", cause: &net.OpError{Op: "dial", Err: os.NewSyscallError("connect", syscall.EACCES)}}
 	if text := err.Error(); !strings.Contains(text, "use sudo") || strings.Contains(text, "is the server running") {
 		t.Error(text)
+	}
+}
+
+// beginner is a doorman of a server that is in no cluster yet.
+type beginner struct{ doorman }
+
+func (beginner) TokenOf(string) (eboot.Token, error) {
+	return eboot.Token{}, fmt.Errorf("token: in no cluster: %w", eboot.ErrUnavailable)
+}
+
+// A server that cannot know a token is no reason not to ask the next; it hangs up all the same.
+func TestTokenIsShownToTheNext(t *testing.T) {
+	var addresses []string
+	for _, keeper := range []Gatekeeper{beginner{}, doorman{}} {
+		s := NewServer(ServerOptions{Keeper: keeper, Logger: hclog.NewNullLogger()})
+		server := httptest.NewServer(s.handler(DoorTLS))
+		defer server.Close()
+		addresses = append(addresses, server.URL)
+	}
+	client, err := NewClient(ClientOptions{Addresses: addresses, Token: "operator"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer client.Close()
+	if who, err := client.Whoami(t.Context()); err != nil || who.Role != eboot.RoleOperator {
+		t.Errorf("%+v, %v", who, err)
+	}
+	r, err := http.NewRequestWithContext(t.Context(), "GET", addresses[0]+"/v1/tokens", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	r.Header.Set("Authorization", "Bearer operator")
+	response, err := http.DefaultClient.Do(r)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer response.Body.Close()
+	if response.StatusCode != http.StatusServiceUnavailable || !response.Close {
+		t.Errorf("status %d, and the connection ends: %v", response.StatusCode, response.Close)
+	}
+}
+
+// What an alert means depends on what was shown.
+func TestHandshakesRefused(t *testing.T) {
+	server := httptest.NewUnstartedServer(http.NotFoundHandler())
+	server.TLS = &tls.Config{ClientAuth: tls.RequireAndVerifyClientCert, ClientCAs: x509.NewCertPool()}
+	server.Config.ErrorLog = log.New(io.Discard, "", 0)
+	server.StartTLS()
+	defer server.Close()
+	pair := server.TLS.Certificates[0]
+	for want, certificate := range map[string]func(*tls.CertificateRequestInfo) (*tls.Certificate, error){
+		"not of its peer port": nil,
+		"--client-cert":        func(*tls.CertificateRequestInfo) (*tls.Certificate, error) { return &pair, nil },
+	} {
+		client, err := NewClient(ClientOptions{Addresses: []string{server.URL}, TLS: func(string) *tls.Config {
+			return &tls.Config{InsecureSkipVerify: true, GetClientCertificate: certificate}
+		}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, err = client.Whoami(t.Context())
+		if !errors.Is(err, eboot.ErrDenied) || !strings.Contains(err.Error(), want) {
+			t.Errorf("%v; want %q", err, want)
+		}
+		client.Close()
 	}
 }

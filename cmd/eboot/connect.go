@@ -1,7 +1,9 @@
 package main
 
 import (
+	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"slices"
 	"strconv"
@@ -51,10 +53,17 @@ func (c *command) addresses() []string {
 	if addresses := c.named(); len(addresses) > 0 {
 		return addresses
 	}
-	if info, err := os.Stat(config.DefaultSocket); err == nil && info.Mode()&os.ModeSocket != 0 {
-		return []string{"unix://" + config.DefaultSocket}
+	return []string{localAddress(config.DefaultSocket)}
+}
+
+// localAddress is where a server of this machine is whose socket would be at path. Where only
+// others may look, it is there: who goes elsewhere instead is not told to use sudo.
+func localAddress(path string) string {
+	info, err := os.Stat(path)
+	if err == nil && info.Mode()&os.ModeSocket != 0 || errors.Is(err, fs.ErrPermission) {
+		return "unix://" + path
 	}
-	return []string{api.DefaultAddress}
+	return api.DefaultAddress
 }
 
 // client returns a client for the servers that flags and environment name.

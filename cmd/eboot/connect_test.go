@@ -2,10 +2,16 @@ package main
 
 import (
 	"errors"
+	"net"
 	"os"
+	"path/filepath"
+	"runtime"
 	"testing"
 
+	"golang.org/x/sys/unix"
+
 	"eboot"
+	"eboot/api"
 	"eboot/config"
 )
 
@@ -33,5 +39,39 @@ func TestTokenWantsAnAddress(t *testing.T) {
 		if client != nil {
 			client.Close()
 		}
+	}
+}
+
+// A socket that an ordinary user may not even look at is where the server is all the same.
+func TestLocalAddress(t *testing.T) {
+	closed := t.TempDir()
+	socket := filepath.Join(closed, "api.sock")
+	ln, err := net.Listen("unix", socket)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer ln.Close()
+	if got := localAddress(socket); got != "unix://"+socket {
+		t.Errorf("a socket: %s", got)
+	}
+	if got := localAddress(closed); got != api.DefaultAddress {
+		t.Errorf("no socket: %s", got)
+	}
+	if err := os.Chmod(closed, 0); err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = os.Chmod(closed, 0o700) }()
+	seen := make(chan string, 1)
+	go func() {
+		runtime.LockOSThread() // and never unlocked: the thread, which is nobody's, ends with the goroutine
+		if os.Geteuid() == 0 {
+			if _, err := unix.SetfsuidRetUid(65534); err != nil {
+				t.Error(err)
+			}
+		}
+		seen <- localAddress(socket)
+	}()
+	if got := <-seen; got != "unix://"+socket {
+		t.Errorf("a socket behind a closed door: %s", got)
 	}
 }

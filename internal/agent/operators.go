@@ -13,13 +13,19 @@ import (
 
 var _ api.Gatekeeper = (*Agent)(nil)
 
-// TokenOf returns the token with this text, as the state that this server serves has it.
+// TokenOf returns the token with this text, as the state that this server serves has it. A server
+// without a state knows nobody, which says nothing of the token: eboot.ErrUnavailable, so that
+// whoever has several servers asks the next.
 func (a *Agent) TokenOf(text string) (eboot.Token, error) {
 	id, digest, err := eboot.ParseToken(text)
 	if err != nil {
 		return eboot.Token{}, fmt.Errorf("token: %v: %w", err, eboot.ErrUnauthenticated)
 	}
-	t, ok := a.view.State().Token(id)
+	state := a.view.State()
+	if state.Cluster() == "" {
+		return eboot.Token{}, fmt.Errorf("token: this server is in no cluster yet and knows no tokens; ask one that is: %w", eboot.ErrUnavailable)
+	}
+	t, ok := state.Token(id)
 	if !ok || subtle.ConstantTimeCompare(t.Digest[:], digest[:]) != 1 {
 		return eboot.Token{}, fmt.Errorf("token: this server knows none with id %s and this secret; was it revoked?: %w", id, eboot.ErrUnauthenticated)
 	}

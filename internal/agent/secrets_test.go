@@ -266,3 +266,23 @@ func TestInsecureIsSaid(t *testing.T) {
 		t.Errorf("status: %+v, %v", status.Warnings, err)
 	}
 }
+
+// A server on an empty disk knows no token, which says nothing of the token: the next server does.
+func TestTokenOfAServerWithoutACluster(t *testing.T) {
+	t.Parallel()
+	where, startFirst := grouped(t, 2)
+	_, startSecond := grouped(t, 2, where)
+	first := startFirst()
+	text := eboot.FormatToken([8]byte{1}, [32]byte{2})
+	if _, err := first.TokenOf(text); !errors.Is(err, eboot.ErrUnavailable) {
+		t.Errorf("in no cluster: %v", err)
+	}
+	if _, err := first.TokenOf("text"); !errors.Is(err, eboot.ErrUnauthenticated) {
+		t.Errorf("no token at all: %v", err)
+	}
+	startSecond()
+	testutil.Poll(t, patience, "the cluster is to be founded", func() bool { return first.machine.State().Cluster() != "" })
+	if _, err := first.TokenOf(text); !errors.Is(err, eboot.ErrUnauthenticated) {
+		t.Errorf("in a cluster: %v", err)
+	}
+}
