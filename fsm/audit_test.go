@@ -67,6 +67,7 @@ func deeds() []deed {
 		{"sign", kindSignBundle, published, SignBundle{Ref: one.Ref(), ERTS: "13.1", Manifest: one.Manifest, Signatures: signaturesOf(1)}, kinds(eboot.EventBundleSigned)},
 		{"create a token", kindCreateToken, nil, CreateToken{Token: tokenOf(1, "ci", eboot.RoleAdmin, 0)}, kinds(eboot.EventTokenCreated)},
 		{"revoke a token", kindRevokeToken, []Command{CreateToken{Token: tokenOf(1, "ci", eboot.RoleAdmin, 0)}}, RevokeToken{ID: tokenOf(1, "ci", "", 0).ID}, kinds(eboot.EventTokenRevoked)},
+		{"revoke a token by its name", kindRevokeToken, []Command{CreateToken{Token: tokenOf(1, "ci", eboot.RoleAdmin, 0)}}, RevokeToken{Name: "ci"}, kinds(eboot.EventTokenRevoked)},
 		{"transfer leadership", kindNote, nil, Note{Kind: eboot.EventLeaderTransferred, Text: "server-b leads", Server: "b"}, kinds(eboot.EventLeaderTransferred)},
 		{"save a snapshot", kindNote, nil, Note{Kind: eboot.EventSnapshotSaved, Text: "a snapshot was saved"}, kinds(eboot.EventSnapshotSaved)},
 	}

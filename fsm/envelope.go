@@ -108,6 +108,10 @@ func ofContent(c Command) int {
 			return securityVersion
 		}
 		later = c.Bundle.Protected // Encode leaves it out; an entry from outside may have it
+	case RevokeToken:
+		if c.Name != "" {
+			return coverageVersion
+		}
 	}
 	if later {
 		return rolloutVersion

@@ -240,6 +240,8 @@ func example() []struct {
 		{"note", Note{Header: by(33), Kind: eboot.EventLeaderTransferred, Text: "the leader was told to let server-b lead", Server: "server-b"}},
 		{"revoke_token", RevokeToken{Header: by(34), ID: tokenOf(1, "ci", "", 0).ID}},
 		{"create_other_token", CreateToken{Header: by(35), Token: tokenOf(2, "ops", eboot.RoleAdmin, 0)}},
+		{"raise_to_coverage", RaiseVersion{Header: h(36), Version: 6}},
+		{"revoke_token_by_name", RevokeToken{Header: by(37), Name: "ops"}},
 	}
 }
 

@@ -19,11 +19,13 @@ func (m *model) changeTokens(c Command) (changed bool, err error) {
 	case Note:
 		return true, nil
 	case RevokeToken:
-		if _, ok := m.tokens[c.ID]; !ok {
-			return false, eboot.ErrNotFound
+		for id, token := range m.tokens {
+			if id == c.ID || token.Name == c.Name {
+				delete(m.tokens, id)
+				return true, nil
+			}
 		}
-		delete(m.tokens, c.ID)
-		return true, nil
+		return false, eboot.ErrNotFound
 	case CreateToken:
 		kept := map[string]eboot.Token{}
 		for id, old := range m.tokens {
@@ -68,7 +70,11 @@ func drawTokenCommand(t *rapid.T, h Header, k kind) Command {
 	case kindCreateToken:
 		return CreateToken{Header: h, Token: drawToken.Draw(t, "token")}
 	case kindRevokeToken:
-		return RevokeToken{Header: h, ID: drawToken.Draw(t, "token").ID}
+		if token := drawToken.Draw(t, "token"); rapid.Bool().Draw(t, "by name") {
+			return RevokeToken{Header: h, Name: token.Name}
+		} else {
+			return RevokeToken{Header: h, ID: token.ID}
+		}
 	}
 	if h.By.IsZero() {
 		h.By = operator

@@ -28,7 +28,7 @@ const (
 	// and of more events.
 	operatorsVersion = 5
 	// coverageVersion is that of rollouts which move the ERTS versions that their target was
-	// published for when they began, and no others.
+	// published for when they began, and no others; and of tokens that are revoked by name.
 	coverageVersion = 6
 )
 

@@ -74,20 +74,37 @@ func sameToken(a, b eboot.Token) bool {
 	return a.ID == b.ID && a.Name == b.Name && a.Role == b.Role && a.Digest == b.Digest && a.ExpiresAt.Equal(b.ExpiresAt)
 }
 
-// RevokeToken takes a token back: it lets nobody in from then on. ErrNotFound: there is
-// none with this id.
+// RevokeToken takes a token back: it lets nobody in from then on. It says which by the id or by
+// the name, so that a repeated request has the same content when the token is gone.
+// ErrNotFound: there is none.
 type RevokeToken struct {
 	Header `json:"-"`
-	ID     string `json:"id"`
+	ID     string `json:"id,omitempty"`
+	Name   string `json:"name,omitempty"` // from coverageVersion on
 }
 
 func (RevokeToken) kind() kind { return kindRevokeToken }
 
-func (c RevokeToken) check() error { return eboot.CheckTokenID(c.ID) }
+func (c RevokeToken) check() error {
+	switch {
+	case c.Name == "":
+		return eboot.CheckTokenID(c.ID)
+	case c.ID != "":
+		return fmt.Errorf("token %.64q: is to be revoked by its id or by its name, not by both: %w", c.Name, eboot.ErrInvalid)
+	}
+	return eboot.CheckName("token", c.Name)
+}
 
 func (c RevokeToken) apply(t *transition) error {
 	i, known := findToken(t.next.tokens, c.ID)
-	if !known {
+	if c.Name != "" {
+		i = slices.IndexFunc(t.next.tokens, func(token eboot.Token) bool { return token.Name == c.Name })
+		known = i >= 0
+	}
+	switch {
+	case !known && c.Name != "":
+		return fmt.Errorf("token %s: does not exist; `eboot token list` shows what does: %w", c.Name, eboot.ErrNotFound)
+	case !known:
 		return fmt.Errorf("token with id %s: does not exist; `eboot token list` shows what does: %w", c.ID, eboot.ErrNotFound)
 	}
 	name := t.next.tokens[i].Name

@@ -79,6 +79,9 @@ func TestTokens(t *testing.T) {
 	if r := l.apply(RevokeToken{Header: l.by(), ID: tokenOf(8, "x", "", 0).ID}); !errors.Is(r.Err, eboot.ErrNotFound) {
 		t.Errorf("revoke of nothing: %+v", r)
 	}
+	if r := l.apply(RevokeToken{Header: l.by(), Name: "x"}); !errors.Is(r.Err, eboot.ErrNotFound) || !strings.Contains(r.Err.Error(), "token x: does not exist") {
+		t.Errorf("revoke of nothing by name: %+v", r)
+	}
 	r := l.must(RevokeToken{Header: l.by(), ID: ci.ID})
 	after := l.machine.State()
 	if _, ok := after.Token(ci.ID); ok || r.Generation != before.Generation() {
@@ -184,8 +187,11 @@ func TestBadTokensAreRefused(t *testing.T) {
 		}
 		reread(t, l.machine.State())
 	}
-	if _, err := (RevokeToken{Header: Header{RequestID: "a"}, ID: "x"}).Encode(); !errors.Is(err, eboot.ErrInvalid) {
-		t.Errorf("revoke: %v", err)
+	for _, wrong := range []RevokeToken{{}, {ID: "x"}, {Name: "a b"}, {ID: tokenOf(1, "x", "", 0).ID, Name: "x"}} {
+		wrong.Header = Header{RequestID: "a"}
+		if _, err := wrong.Encode(); !errors.Is(err, eboot.ErrInvalid) {
+			t.Errorf("%+v: %v", wrong, err)
+		}
 	}
 }
 

@@ -60,16 +60,11 @@ func (a *Agent) CreateToken(ctx context.Context, w api.Write, t eboot.Token) (ap
 
 // RevokeToken takes a token out, by its id or its name.
 func (a *Agent) RevokeToken(ctx context.Context, w api.Write, token string) (api.WriteResult, error) {
-	for _, t := range a.view.State().Tokens() {
-		if t.Name == token {
-			token = t.ID
-			break
-		}
+	revoke := fsm.RevokeToken{Header: a.header(ctx, w), Name: token}
+	if eboot.CheckTokenID(token) == nil {
+		revoke.ID, revoke.Name = token, ""
 	}
-	if eboot.CheckTokenID(token) != nil {
-		return api.WriteResult{}, fmt.Errorf("token %q: does not exist; `eboot token list` shows what does: %w", token, eboot.ErrNotFound)
-	}
-	return a.writeNew(ctx, fsm.RevokeToken{Header: a.header(ctx, w), ID: token})
+	return a.writeNew(ctx, revoke)
 }
 
 // note has a deed of an operator entered into the replicated events that changes no state. Where that

@@ -85,6 +85,7 @@ func TestRepeatedWritesAnswerAlike(t *testing.T) {
 		}
 		return first
 	}
+	var err error
 	first := twice("POST", commit, "1", `{"channel": "stable"}`)
 	var result api.PublishResult
 	if err := json.Unmarshal([]byte(first), &result); err != nil || !result.Changed || len(result.Bundles) != 1 {
@@ -109,6 +110,18 @@ func TestRepeatedWritesAnswerAlike(t *testing.T) {
 	}
 	if status, reply := s.call(t, "DELETE", remove, "3", ""); status != http.StatusNotFound {
 		t.Errorf("rm of what is gone: %d %s", status, reply)
+	}
+
+	token := api.TokenRequest{Name: "ci", Role: eboot.RoleViewer}
+	if token.ID, token.Digest, err = eboot.ParseToken(eboot.FormatToken([8]byte{1}, [32]byte{2})); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := s.client.CreateToken(t.Context(), token); err != nil {
+		t.Fatal(err)
+	}
+	twice("DELETE", "/v1/tokens/ci", "4", "") // its name says nothing any more
+	if status, reply := s.call(t, "DELETE", "/v1/tokens/ci", "5", ""); status != http.StatusNotFound {
+		t.Errorf("revoke of what is gone: %d %s", status, reply)
 	}
 	s.stop(t)
 

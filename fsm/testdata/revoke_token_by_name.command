@@ -1,0 +1,1 @@
+{"request_id":"00000000-0000-4000-8000-000000000037","at_ms":1700000000037,"by":{"name":"alice","via":"certificate","from":"10.0.0.7"},"change":{"name":"ops"}}
