@@ -92,7 +92,7 @@ type unreachableError struct {
 
 func (e *unreachableError) Error() string {
 	if errors.Is(e.cause, fs.ErrPermission) && strings.HasPrefix(e.server, "unix:") {
-		return fmt.Sprintf("server %s: %v; its socket is for root and the server's own group: use sudo, or another address (--address https://HOST:PORT) with a token: %v", e.server, e.cause, eboot.ErrUnreachable)
+		return fmt.Sprintf("server %s: %v; its socket is for root and the server's own group: use sudo, or another address (--address https://HOST:PORT) with a token, or that of a server with api.insecure (--address %s): %v", e.server, e.cause, DefaultAddress, eboot.ErrUnreachable)
 	}
 	return fmt.Sprintf("server %s: %v; is the server running, and is this its API address (--address, EBOOT_ADDRESS)?: %v", e.server, e.cause, eboot.ErrUnreachable)
 }

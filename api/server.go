@@ -244,7 +244,7 @@ func (s *Server) handle(a access, route route) http.HandlerFunc {
 			}
 			r = known
 			if r.Method != http.MethodGet {
-				s.logger.Info("request", "by", caller(r).Actor, "method", r.Method, "path", r.URL.EscapedPath(), "request_id", r.Header.Get(headerRequestID))
+				s.logger.Info("request", "by", caller(r).Actor, "request", asked(r), "request_id", legible(r.Header.Get(headerRequestID)))
 			}
 		} else {
 			hangUp(w)

@@ -298,6 +298,9 @@ func decode(entry []byte) (Command, fingerprint, *HaltError) {
 	if err != nil {
 		return halt("its change cannot be read: " + err.Error())
 	}
+	if raise, ok := c.(RaiseVersion); ok && raise.Version > Version && raise.check() == nil {
+		return halt(fmt.Sprintf("it raises the cluster to version %d and this program knows %d: what follows may mean something else", raise.Version, Version))
+	}
 	return c, fingerprintOf(k, b.Change), nil
 }
 

@@ -138,7 +138,7 @@ func TestEvents(t *testing.T) {
 func TestNoEventsBeforeTheirVersion(t *testing.T) {
 	l := newLog(t)
 	for version := range rolloutVersion {
-		l.must(later{RaiseVersion{Header: l.header(), Version: max(version, 1)}})
+		l.must(RaiseVersion{Header: l.header(), Version: max(version, 1)})
 		l.must(AllowSlaves{Header: l.header(), Entries: []eboot.WhitelistEntry{entryOf("10.0.0.0/8", fmt.Sprint("c", version), nil)}})
 	}
 	if s := l.machine.State(); len(s.Events()) != 0 || s.MinimumVersion() != firstVersion || bytes.Contains(snapshotOf(t, s), []byte("events")) {

@@ -217,7 +217,7 @@ func example() []struct {
 		{"drain_other_server", SetDrained{Header: h(10), Server: "server-b", Drained: true}},
 		{"undrain_server", SetDrained{Header: h(11), Server: "server-a"}},
 		{"remove_server", RemoveServer{Header: h(12), Server: "server-a"}},
-		{"raise_version", later{RaiseVersion{Header: h(13), Version: 2}}},
+		{"raise_version", RaiseVersion{Header: h(13), Version: 2}},
 		{"configure_channel", ConfigureChannel{Header: h(14), Channel: "stable", Options: eboot.ChannelOptions{Loader: eboot.LoaderStock, Control: eboot.ControlOn}}},
 		{"configure_and_move", ConfigureChannel{Header: h(15), Channel: "canary", Options: eboot.ChannelOptions{Control: eboot.ControlOn}, Ref: refOf("otp@26.0"), ERTS: "13.1.5"}},
 		{"add_later_bundle", AddBundle{Header: h(16), Bundle: bundleOf("otp", "27.0", "13.1.5", "three")}},
@@ -245,17 +245,9 @@ func example() []struct {
 	}
 }
 
-// later is a RaiseVersion as a later program encodes it.
-type later struct{ RaiseVersion }
-
-func (c later) Encode() ([]byte, error) { return encode(c.RaiseVersion) }
-
 // mustEncodeChange returns the JSON of a command without its envelope.
 func mustEncodeChange(t testing.TB, c Command) []byte {
 	t.Helper()
-	if l, ok := c.(later); ok {
-		c = l.RaiseVersion
-	}
 	change, err := json.Marshal(c)
 	if err != nil {
 		t.Fatal(err)

@@ -105,11 +105,15 @@ func (m *Machine) follow(old, next *State) {
 func last(answers []*answer) *answer { return answers[len(answers)-1] }
 
 // Restore replaces the state by a snapshot that State.WriteTo wrote. When it
-// fails the state stays as it was; errors are those of ReadState.
+// fails the state stays as it was; errors are those of ReadState, and eboot.ErrInvalid for
+// a cluster version that this program does not know: what follows may mean something else.
 func (m *Machine) Restore(r io.Reader) error {
 	s, err := ReadState(r)
 	if err != nil {
 		return err
+	}
+	if s.version > Version {
+		return fmt.Errorf("snapshot: is of a cluster at version %d and this program knows %d; install the version that the other servers run: %w", s.version, Version, eboot.ErrInvalid)
 	}
 	m.begin(s)
 	return nil

@@ -156,7 +156,11 @@ func TestBundlesAndChannels(t *testing.T) {
 	if got := l.machine.State().BundlesOf(refOf("otp@1")); len(got) != 1 || got[0].ERTS != "14.0" {
 		t.Fatalf("left: %v", got)
 	}
-	if b, ok := l.machine.State().BundleByManifest(two.Manifest, "14.0"); !ok || b.Ref() != two.Ref() {
+	// The same tree under a name that comes earlier: it answers for itself alone.
+	alias := bundleOf("aaa", "1", "14.0", "two")
+	alias.BootScript = "releases/1/other.boot"
+	l.must(AddBundle{Header: l.header(), Bundle: alias})
+	if b, ok := l.machine.State().BundleByManifest(two.Manifest, "14.0"); !ok || alias.Manifest != two.Manifest || b.Ref() != two.Ref() {
 		t.Fatalf("by manifest: %v %v", b, ok)
 	}
 }
@@ -280,6 +284,8 @@ func TestUnreadableEntryHalts(t *testing.T) {
 		"unknown header field": good[:2] + `{"request_id":"a","at_ms":1,"later":1,"change":{"cluster_id":"x"}}`,
 		"wrong shape":          "\x02\x01" + `{"request_id":"a","at_ms":1,"change":{"entries":[{"prefix":"10.0.0.0/99","channel":"x"}]}}`,
 		"no change":            good[:2] + `{"request_id":"a","at_ms":1}`,
+		// Every command that follows may mean something else.
+		"later cluster version": "\x0a\x01" + fmt.Sprintf(`{"request_id":"a","at_ms":1,"change":{"version":%d}}`, Version+1),
 	} {
 		t.Run(name, func(t *testing.T) {
 			l := newLog(t)

@@ -111,15 +111,8 @@ func (m *model) apply(c Command) (bool, error) {
 	return changed || boots, err
 }
 
-func unwrapped(c Command) Command {
-	if l, ok := c.(later); ok {
-		return l.RaiseVersion
-	}
-	return c
-}
-
 func (m *model) change(c Command) (changed, boots bool, err error) {
-	switch c := unwrapped(c).(type) {
+	switch c := c.(type) {
 	case Init:
 		m.quiet = true
 		if m.cluster == "" {
@@ -254,6 +247,14 @@ func (m *model) change(c Command) (changed, boots bool, err error) {
 			delete(holders, c.Server)
 		}
 	case RaiseVersion:
+		if m.version < coverageVersion && c.Version >= coverageVersion {
+			for channel, r := range m.rollouts {
+				if m.underWay(channel) {
+					r.Base = m.base(channel, r.Target)
+					m.rollouts[channel] = r
+				}
+			}
+		}
 		changed = c.Version > m.version
 		m.version = max(m.version, c.Version)
 	case SignBundle:
@@ -379,7 +380,7 @@ func drawOf(t *rapid.T, h Header, k kind) Command {
 	case kindRemoveServer:
 		return RemoveServer{Header: h, Server: drawServer.Draw(t, "server")}
 	case kindRaiseVersion:
-		return later{RaiseVersion{Header: h, Version: rapid.IntRange(1, Version).Draw(t, "version")}}
+		return RaiseVersion{Header: h, Version: rapid.IntRange(1, Version).Draw(t, "version")}
 	case kindConfigure:
 		c := ConfigureChannel{Header: h, Channel: drawChannel.Draw(t, "channel"), Options: drawOptions.Draw(t, "options")}
 		if rapid.Bool().Draw(t, "move") {

@@ -232,6 +232,21 @@ func (t *transition) succeed(r *eboot.Rollout) error {
 	return nil
 }
 
+// coverRollouts has rollouts that are under way move the ERTS versions that they move at this
+// moment, and no others from now on: no slave boots anything else because of a new version.
+func (t *transition) coverRollouts() {
+	t.next.rollouts = slices.Clone(t.next.rollouts)
+	for i, r := range t.next.rollouts {
+		if r.Phase.Over() {
+			continue
+		}
+		covering := *r
+		channel, _ := t.next.Channel(r.Channel)
+		covering.Base = t.base(channel, r.Target)
+		t.next.rollouts[i] = &covering
+	}
+}
+
 // takeBack points the channel to what it pointed to before a rollout that has succeeded.
 func (t *transition) takeBack(r eboot.Rollout) error {
 	channel, _ := t.next.Channel(r.Channel)

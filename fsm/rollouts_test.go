@@ -253,6 +253,33 @@ func TestRolloutOfALaterERTSVersion(t *testing.T) {
 	}
 }
 
+// That the cluster is raised while a rollout is under way changes nothing for slaves: what it moved
+// then, it goes on to move, and nothing further.
+func TestRolloutWhileTheVersionIsRaised(t *testing.T) {
+	l := rolledOutAt(t, operatorsVersion)
+	l.start("app@2", "one", "canary:rack=r1", "100%")
+	for _, erts := range []string{"15.0", "16.0"} {
+		l.must(AddBundle{Header: l.header(), Bundle: bundleOf("app", "1", erts, "1 for "+erts)})
+	}
+	l.must(AddBundle{Header: l.header(), Bundle: bundleOf("app", "2", "15.0", "2 for 15.0")})
+	l.mustBoot("15.0", "app@2", "nothing")
+	before := l.machine.State()
+	if r := l.must(RaiseVersion{Header: l.header(), Version: coverageVersion}); !r.Changed || r.Generation != before.Generation() {
+		t.Fatalf("%+v", r)
+	}
+	l.mustBoot("15.0", "app@2", "nothing")
+	if old, _ := before.Rollout("stable"); len(old.Base) != 2 {
+		t.Errorf("the older state changed: %v", old.Base)
+	}
+	l.must(AddBundle{Header: l.header(), Bundle: bundleOf("app", "2", "16.0", "2 for 16.0")})
+	l.mustBoot("16.0", "nothing", "nothing")
+	l.steer(eboot.RolloutPromoteFull)
+	l.mustBoot("15.0", "app@2", "app@2")
+	l.mustBoot("16.0", "nothing", "nothing")
+	l.steer(eboot.RolloutUndo)
+	l.mustBoot("15.0", "nothing", "nothing")
+}
+
 func TestUndoOfARolloutThatWasOverridden(t *testing.T) {
 	l := rolledOut(t)
 	l.must(AddBundle{Header: l.header(), Bundle: bundleOf("app", "3", "13.1", "three")})

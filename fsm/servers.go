@@ -96,8 +96,9 @@ type RaiseVersion struct {
 
 func (RaiseVersion) kind() kind { return kindRaiseVersion }
 
-// check lets higher versions pass than this program knows, because all servers must
-// answer alike; Encode does not.
+// check lets higher versions pass than this program knows. Encode does not propose one, and a
+// server that meets one in the log halts: it was put back to an older program after all servers
+// knew the version, and may no longer do what the others do.
 func (c RaiseVersion) check() error {
 	if c.Version < firstVersion || c.Version > maxVersion {
 		return fmt.Errorf("cluster version %d: want %d to %d: %w", c.Version, firstVersion, maxVersion, eboot.ErrInvalid)
@@ -163,6 +164,9 @@ func (c RemoveServer) apply(t *transition) error {
 
 func (c RaiseVersion) apply(t *transition) error {
 	if c.Version > t.next.Version() {
+		if t.next.Version() < coverageVersion && c.Version >= coverageVersion {
+			t.coverRollouts()
+		}
 		t.next.version, t.changed = c.Version, true
 		t.tell(eboot.Event{Kind: eboot.EventVersionRaised, Text: fmt.Sprintf("the cluster is at version %d", c.Version)})
 	}

@@ -179,7 +179,7 @@ func TestRaiseVersion(t *testing.T) {
 		version, want int
 		changed       bool
 	}{{1, 1, false}, {3, 3, true}, {2, 3, false}, {3, 3, false}} {
-		r := l.must(later{RaiseVersion{Header: l.header(), Version: step.version}})
+		r := l.must(RaiseVersion{Header: l.header(), Version: step.version})
 		if r.Changed != step.changed || r.Generation != 0 || l.machine.State().Version() != step.want {
 			t.Fatalf("raise to %d: %+v, version %d", step.version, r, l.machine.State().Version())
 		}

@@ -98,7 +98,7 @@ func TestForRestore(t *testing.T) {
 	old.must(AddBundle{Header: old.header(), Bundle: bundleOf("otp", "1", "13.1", "one")})
 	old.must(SetDrained{Header: old.header(), Server: "old-server", Drained: true})
 	old.must(RemoveServer{Header: old.header(), Server: "old-removed"})
-	old.must(later{RaiseVersion{Header: old.header(), Version: 9}})
+	old.must(RaiseVersion{Header: old.header(), Version: Version})
 	backup := reread(t, old.machine.State())
 
 	now := newLog(t)
@@ -133,5 +133,21 @@ func TestForRestore(t *testing.T) {
 	if s := old.machine.State().ForRestore(empty.State(), 0, Header{}); s.Cluster() != "old" || s.Generation() != 3 || s.Index() != 1 ||
 		!s.Removed("old-removed") || s.Drained("old-server") || s.Version() != 1 {
 		t.Fatalf("into an empty cluster: generation %d index %d cluster %s", s.Generation(), s.Index(), s.Cluster())
+	}
+}
+
+// A snapshot of a cluster that knows more is no state to go on from, and can be read all the same.
+func TestSnapshotOfALaterVersion(t *testing.T) {
+	l := newLog(t)
+	l.must(Init{Header: l.header(), ClusterID: "one"})
+	before := l.machine.State()
+	beyond := *before
+	beyond.version = Version + 1
+	snapshot := snapshotOf(t, newState(beyond))
+	if err := l.machine.Restore(bytes.NewReader(snapshot)); !errors.Is(err, eboot.ErrInvalid) || l.machine.State() != before {
+		t.Errorf("%v, and the state changed: %v", err, l.machine.State() != before)
+	}
+	if s, err := ReadState(bytes.NewReader(snapshot)); err != nil || s.Version() != Version+1 {
+		t.Errorf("read: %v", err)
 	}
 }

@@ -118,14 +118,15 @@ func (s *State) Bundle(ref eboot.Ref, erts string) (eboot.Bundle, bool) {
 }
 
 // BundleByManifest returns a bundle with this identity for one ERTS version. The
-// same tree may be published under several names; the first by name is returned.
-func (s *State) BundleByManifest(manifest eboot.Digest, erts string) (eboot.Bundle, bool) {
+// same tree may be published under several names, with other boot scripts; the one that was
+// published first is returned, so that no later publish decides what answers for it.
+func (s *State) BundleByManifest(manifest eboot.Digest, erts string) (found eboot.Bundle, ok bool) {
 	for i := range s.bundles {
-		if s.bundles[i].Manifest == manifest && s.bundles[i].ERTS == erts {
-			return s.bundles[i], true
+		if b := &s.bundles[i]; b.Manifest == manifest && b.ERTS == erts && (!ok || b.PublishedAt.Before(found.PublishedAt)) {
+			found, ok = *b, true
 		}
 	}
-	return eboot.Bundle{}, false
+	return found, ok
 }
 
 func (s *State) findBundle(ref eboot.Ref, erts string) (int, bool) {

@@ -264,6 +264,9 @@ func rolloutOf(state *fsm.State, entry *eboot.WhitelistEntry, slave netip.Addr, 
 	if !ok || r.Target != b.Ref() || r.Base[b.ERTS] == r.Target || !r.Moves(slave, entry.Labels) {
 		return ""
 	}
+	if _, moves := state.RolloutBundle(&r, b.ERTS); !moves {
+		return "" // it runs the bundle for another reason
+	}
 	return r.ID
 }
 

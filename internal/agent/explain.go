@@ -48,7 +48,7 @@ func (a *Agent) explainBundle(e *explainer, state *fsm.State, entry *eboot.White
 	moving, rolling := state.Rollout(entry.Channel)
 	rolling = rolling && !moving.Phase.Over()
 	if rolling {
-		explainRollout(e, &moving, entry)
+		explainRollout(e, state, &moving, entry, sighting.AskedERTS)
 	}
 	if !ok || len(channel.Bundles) == 0 && !rolling {
 		e.fail("channel", fmt.Sprintf("channel %s points to no bundle", entry.Channel), fmt.Sprintf("eboot channel set %s NAME@VERSION", entry.Channel))
@@ -79,10 +79,13 @@ func (a *Agent) explainBundle(e *explainer, state *fsm.State, entry *eboot.White
 	}
 }
 
-func explainRollout(e *explainer, r *eboot.Rollout, entry *eboot.WhitelistEntry) {
+func explainRollout(e *explainer, state *fsm.State, r *eboot.Rollout, entry *eboot.WhitelistEntry, erts string) {
 	what := fmt.Sprintf("channel %s moves to %s, %s at stage %s (%d of %d)", r.Channel, r.Target, r.Phase, r.Stages[r.Stage].Name, r.Stage+1, len(r.Stages))
 	stage, ok := r.StageOf(e.out.Slave, entry.Labels)
+	_, moves := state.RolloutBundle(r, erts)
 	switch {
+	case erts != "" && !moves:
+		what += fmt.Sprintf("; it does not move slaves of ERTS %s, for which the bundle was not there when it began", erts)
 	case !ok:
 		what += "; no stage selects this slave, which follows when the rollout has succeeded"
 	case stage <= r.Stage:

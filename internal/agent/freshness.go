@@ -53,13 +53,16 @@ func (f *freshness) age() time.Duration {
 // confirm notes that what is served now was the newest at a moment after began.
 func (f *freshness) confirm(moment time.Duration) { f.at.Store(int64(max(moment, 1))) }
 
+// confirmed reports whether the state was, since the server started.
+func (f *freshness) confirmed() bool { return f.alone || f.at.Load() != 0 }
+
 // stale says why no slave may be served, if none may. It is asked for each search and each
 // connection: it reads a number and the clock.
 func (f *freshness) stale() error {
 	switch {
 	case f.maxStale == 0 || f.alone:
 		return nil
-	case f.at.Load() == 0:
+	case !f.confirmed():
 		return f.unproven
 	case f.age() > f.maxStale:
 		return f.expired

@@ -277,16 +277,19 @@ func TestActorsAreToldAfterARestart(t *testing.T) {
 				t.Fatalf("a server without a quorum has applied its log: version %d", v)
 			}
 			w := api.Write{RequestID: "denied", By: eboot.Actor{Name: "ops", Via: eboot.ViaToken, From: "192.0.2.1"}}
-			began, written := make(chan struct{}), make(chan error, 1)
+			written := make(chan error, 1)
+			var refused atomic.Int32
 			go func() {
-				close(began)
 				err := eboot.ErrNoLeader
 				for end := time.Now().Add(patience); errors.Is(err, eboot.ErrNoLeader) && time.Now().Before(end); {
-					_, err = alone.Deny(context.Background(), w, []netip.Prefix{netip.MustParsePrefix("10.0.0.0/8")})
+					if _, err = alone.Deny(context.Background(), w, []netip.Prefix{netip.MustParsePrefix("10.0.0.0/8")}); err != nil {
+						refused.Add(1)
+					}
 				}
 				written <- err
 			}()
-			<-began
+			// Longer than a change waits for a leader: it fails then, and is repeated.
+			testutil.Poll(t, patience, "a change is to be refused for want of a leader", func() bool { return refused.Load() > 0 })
 			start(t, servers[1].config)
 			if err := <-written; err != nil {
 				t.Fatal(err)

@@ -183,7 +183,7 @@ func (a *Agent) DrainServer(ctx context.Context, w api.Write, id string, drained
 	if err != nil {
 		return api.WriteResult{}, err
 	}
-	return a.write(ctx, fsm.SetDrained{Header: a.header(ctx, w), Server: server, Drained: drained})
+	return a.write(ctx, w, func(h fsm.Header) fsm.Command { return fsm.SetDrained{Header: h, Server: server, Drained: drained} })
 }
 
 // TransferLeadership hands leadership to a server, or to any other.
@@ -241,7 +241,11 @@ func (a *Agent) RemoveServer(ctx context.Context, w api.Write, id string, replac
 	if err != nil {
 		return result, err
 	}
-	w.By = a.header(ctx, w).By
+	header, err := a.header(ctx, w)
+	if err != nil {
+		return result, err
+	}
+	w.By = header.By // who is not to be told of does not travel to the leader either
 	err = a.withLeader(ctx, "remove server", removePatience, func(ctx context.Context, leader string) (err error) {
 		if leader == server && !replace {
 			// A leader that removes itself leaves its last step to the next one.
@@ -282,7 +286,7 @@ func (a *Agent) RemoveHere(ctx context.Context, w api.Write, id string, replace 
 	if err != nil && (!errors.Is(err, eboot.ErrNotFound) || !a.heardOf(id)) {
 		return api.WriteResult{}, err
 	}
-	result, err := a.write(ctx, fsm.RemoveServer{Header: a.header(ctx, w), Server: id})
+	result, err := a.write(ctx, w, func(h fsm.Header) fsm.Command { return fsm.RemoveServer{Header: h, Server: id} })
 	if errors.Is(err, eboot.ErrNoLeader) || errors.Is(err, eboot.ErrTimeout) {
 		err = fmt.Errorf("remove server %s: it has lost its vote, and that it is removed was not written down: %v: %w", id, err, eboot.ErrUnknownOutcome)
 	}

@@ -14,12 +14,26 @@ import (
 	"eboot/internal/peerrpc"
 )
 
-func (a *Agent) write(ctx context.Context, command fsm.Command) (api.WriteResult, error) {
-	result, err := a.propose(ctx, command)
+// write is change for callers that want no more than what changed.
+func (a *Agent) write(ctx context.Context, w api.Write, command func(fsm.Header) fsm.Command) (api.WriteResult, error) {
+	result, err := a.change(ctx, w, command)
 	if err != nil {
 		return api.WriteResult{}, err
 	}
 	return api.WriteResult{Generation: result.Generation, Changed: result.Changed}, nil
+}
+
+// change proposes a command for who asked for it, as soon as the cluster may be given it.
+func (a *Agent) change(ctx context.Context, w api.Write, command func(fsm.Header) fsm.Command) (*fsm.Result, error) {
+	header, err := a.header(ctx, w)
+	if err != nil {
+		return nil, err
+	}
+	c := command(header)
+	if err := a.awaitVersion(ctx, fsm.MinimumVersion(c)); err != nil {
+		return nil, err
+	}
+	return a.propose(ctx, c)
 }
 
 // ownHeader is for a command that this server proposes by itself.
@@ -29,24 +43,30 @@ func (a *Agent) ownHeader() fsm.Header {
 
 // header puts the proposer's time, the request id and who asked into a command: the state
 // machine itself has no clock. Who asked is left out only in a cluster that cannot be told.
-func (a *Agent) header(ctx context.Context, w api.Write) fsm.Header {
+func (a *Agent) header(ctx context.Context, w api.Write) (fsm.Header, error) {
 	if !w.By.IsZero() {
-		a.awaitActors(ctx)
+		if err := a.awaitActors(ctx); err != nil {
+			return fsm.Header{}, err
+		}
 	}
-	return fsm.Header{RequestID: w.RequestID, At: a.now().UnixMilli(), ExpectGeneration: w.ExpectGeneration, By: w.By}.For(a.view.State().Version())
+	h := fsm.Header{RequestID: w.RequestID, At: a.now().UnixMilli(), ExpectGeneration: w.ExpectGeneration, By: w.By}
+	return h.For(a.view.State().Version()), nil
 }
 
 // awaitActors returns when the version of the cluster is known here to be one that is told who
 // asked, or not to be: a server that has just started may have neither its log replayed nor a
-// serving cache, and a cluster that was just founded is about to be raised. Without a leader
-// the change itself finds that out, and says so.
-func (a *Agent) awaitActors(ctx context.Context) {
-	if a.view.State().Version() >= fsm.VersionActors || a.Fresh(ctx) != nil {
-		return
+// serving cache, and a cluster that was just founded is about to be raised.
+func (a *Agent) awaitActors(ctx context.Context) error {
+	if a.view.State().Version() >= fsm.VersionActors {
+		return nil
 	}
-	if a.knownVersion() >= fsm.VersionActors {
-		_ = a.awaitVersion(ctx, fsm.VersionActors) // likewise
+	if err := a.Fresh(ctx); err != nil {
+		return err
 	}
+	if known := a.knownVersion(); known != 0 && known < fsm.VersionActors {
+		return nil
+	}
+	return a.awaitVersion(ctx, fsm.VersionActors)
 }
 
 // Entries returns the whitelist.
@@ -69,7 +89,7 @@ func (a *Agent) Allow(ctx context.Context, w api.Write, entries []eboot.Whitelis
 			entries[i].Channel = eboot.DefaultChannel
 		}
 	}
-	return a.write(ctx, fsm.AllowSlaves{Header: a.header(ctx, w), Entries: entries})
+	return a.write(ctx, w, func(h fsm.Header) fsm.Command { return fsm.AllowSlaves{Header: h, Entries: entries} })
 }
 
 // Deny removes entries.
@@ -77,7 +97,7 @@ func (a *Agent) Deny(ctx context.Context, w api.Write, prefixes []netip.Prefix) 
 	if len(prefixes) == 0 {
 		return api.WriteResult{}, fmt.Errorf("deny: no prefixes given: %w", eboot.ErrInvalid)
 	}
-	return a.write(ctx, fsm.DenySlaves{Header: a.header(ctx, w), Prefixes: prefixes})
+	return a.write(ctx, w, func(h fsm.Header) fsm.Command { return fsm.DenySlaves{Header: h, Prefixes: prefixes} })
 }
 
 // Check returns the entry that decides about an address.
@@ -120,34 +140,30 @@ func (a *Agent) Channel(name string) (eboot.Channel, error) {
 func (a *Agent) SetChannel(ctx context.Context, w api.Write, channel string, set api.ChannelSet) (api.WriteResult, error) {
 	switch {
 	case set.Options != eboot.ChannelOptions{}:
-		return a.writeNew(ctx, fsm.ConfigureChannel{Header: a.header(ctx, w), Channel: channel, Options: set.Options, Ref: set.Bundle, ERTS: set.ERTS})
+		return a.write(ctx, w, func(h fsm.Header) fsm.Command {
+			return fsm.ConfigureChannel{Header: h, Channel: channel, Options: set.Options, Ref: set.Bundle, ERTS: set.ERTS}
+		})
 	case set.Bundle.IsZero():
 		return api.WriteResult{}, fmt.Errorf("channel %s: neither a bundle nor options are given: %w", channel, eboot.ErrInvalid)
 	}
-	return a.write(ctx, fsm.SetChannel{Header: a.header(ctx, w), Channel: channel, Ref: set.Bundle, ERTS: set.ERTS})
+	return a.write(ctx, w, func(h fsm.Header) fsm.Command {
+		return fsm.SetChannel{Header: h, Channel: channel, Ref: set.Bundle, ERTS: set.ERTS}
+	})
 }
 
 // UndoChannel takes the latest move of a channel back.
 func (a *Agent) UndoChannel(ctx context.Context, w api.Write, channel string) (api.WriteResult, error) {
-	return a.writeNew(ctx, fsm.UndoChannel{Header: a.header(ctx, w), Channel: channel})
+	return a.write(ctx, w, func(h fsm.Header) fsm.Command { return fsm.UndoChannel{Header: h, Channel: channel} })
 }
 
 // ProtectBundle keeps a bundle from being removed, or lets it go again.
 func (a *Agent) ProtectBundle(ctx context.Context, w api.Write, ref eboot.Ref, protected bool) (api.WriteResult, error) {
-	return a.writeNew(ctx, fsm.ProtectBundle{Header: a.header(ctx, w), Ref: ref, Protected: protected})
-}
-
-// writeNew is write for commands that came with a later cluster version.
-func (a *Agent) writeNew(ctx context.Context, command fsm.Command) (api.WriteResult, error) {
-	if err := a.awaitVersion(ctx, fsm.MinimumVersion(command)); err != nil {
-		return api.WriteResult{}, err
-	}
-	return a.write(ctx, command)
+	return a.write(ctx, w, func(h fsm.Header) fsm.Command { return fsm.ProtectBundle{Header: h, Ref: ref, Protected: protected} })
 }
 
 // awaitVersion gives a cluster of servers that all know a version the moment that its
 // leader needs to raise it; a server alone raises it here. Whether the cluster is there
-// then, the change finds out (checkVersion).
+// then, the change finds out (checkVersion). eboot.ErrNoLeader: nobody could raise it.
 func (a *Agent) awaitVersion(ctx context.Context, version int) error {
 	ctx, cancel := context.WithTimeout(ctx, leaderPatience)
 	defer cancel()
@@ -166,6 +182,9 @@ func (a *Agent) awaitVersion(ctx context.Context, version int) error {
 		case <-changed:
 		case <-led:
 		case <-ctx.Done():
+			if a.cluster.Status().Leader == "" {
+				return fmt.Errorf("write: %s: %w", a.missingVoters(), eboot.ErrNoLeader)
+			}
 			return nil
 		}
 	}
@@ -173,7 +192,7 @@ func (a *Agent) awaitVersion(ctx context.Context, version int) error {
 
 func (a *Agent) addBundle(ctx context.Context, w api.Write, b eboot.Bundle, channel string) (*fsm.Result, error) {
 	w.RequestID += "/" + b.ERTS // one request, one entry for each ERTS version
-	return a.propose(ctx, fsm.AddBundle{Header: a.header(ctx, w), Bundle: b, Channel: channel})
+	return a.change(ctx, w, func(h fsm.Header) fsm.Command { return fsm.AddBundle{Header: h, Bundle: b, Channel: channel} })
 }
 
 // Bundles returns every bundle.
@@ -279,7 +298,7 @@ func (a *Agent) RemoveBundle(ctx context.Context, w api.Write, ref eboot.Ref, er
 			return api.WriteResult{}, fmt.Errorf("bundle %s: %d slaves booted it and may still load code from it; wait until they have booted another, or use --force, after which they get no more code until they boot again: %w", ref, pins, eboot.ErrConflict)
 		}
 	}
-	result, err := a.write(ctx, fsm.RemoveBundle{Header: a.header(ctx, w), Ref: ref, ERTS: erts})
+	result, err := a.write(ctx, w, func(h fsm.Header) fsm.Command { return fsm.RemoveBundle{Header: h, Ref: ref, ERTS: erts} })
 	if err == nil {
 		a.requestCollection()
 	}

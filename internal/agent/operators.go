@@ -13,19 +13,19 @@ import (
 
 var _ api.Gatekeeper = (*Agent)(nil)
 
-// TokenOf returns the token with this text, as the state that this server serves has it. A server
-// without a state knows nobody, which says nothing of the token: eboot.ErrUnavailable, so that
-// whoever has several servers asks the next.
+// TokenOf returns the token with this text, as the state that this server serves has it. That a
+// server does not know it which has not heard from the cluster since it started says nothing of
+// the token: eboot.ErrUnavailable, so that whoever has several servers asks the next.
 func (a *Agent) TokenOf(text string) (eboot.Token, error) {
 	id, digest, err := eboot.ParseToken(text)
 	if err != nil {
 		return eboot.Token{}, fmt.Errorf("token: %v: %w", err, eboot.ErrUnauthenticated)
 	}
 	state := a.view.State()
-	if state.Cluster() == "" {
-		return eboot.Token{}, fmt.Errorf("token: this server is in no cluster yet and knows no tokens; ask one that is: %w", eboot.ErrUnavailable)
-	}
 	t, ok := state.Token(id)
+	if !ok && (state.Cluster() == "" || !a.boot.freshness.confirmed()) {
+		return eboot.Token{}, fmt.Errorf("token: this server does not know it, and has not heard from a cluster since it started; ask one that is in it: %w", eboot.ErrUnavailable)
+	}
 	if !ok || subtle.ConstantTimeCompare(t.Digest[:], digest[:]) != 1 {
 		return eboot.Token{}, fmt.Errorf("token: this server knows none with id %s and this secret; was it revoked?: %w", id, eboot.ErrUnauthenticated)
 	}
@@ -55,16 +55,20 @@ func (a *Agent) CreateToken(ctx context.Context, w api.Write, t eboot.Token) (ap
 	if t.Expired(a.now()) {
 		return api.WriteResult{}, fmt.Errorf("token %s: expires in the past: %w", t.Name, eboot.ErrInvalid)
 	}
-	return a.writeNew(ctx, fsm.CreateToken{Header: a.header(ctx, w), Token: t})
+	if eboot.CheckTokenID(t.Name) == nil {
+		return api.WriteResult{}, fmt.Errorf("token %s: its name looks like the id of a token; choose another: %w", t.Name, eboot.ErrInvalid)
+	}
+	return a.write(ctx, w, func(h fsm.Header) fsm.Command { return fsm.CreateToken{Header: h, Token: t} })
 }
 
 // RevokeToken takes a token out, by its id or its name.
 func (a *Agent) RevokeToken(ctx context.Context, w api.Write, token string) (api.WriteResult, error) {
-	revoke := fsm.RevokeToken{Header: a.header(ctx, w), Name: token}
-	if eboot.CheckTokenID(token) == nil {
-		revoke.ID, revoke.Name = token, ""
-	}
-	return a.writeNew(ctx, revoke)
+	return a.write(ctx, w, func(h fsm.Header) fsm.Command {
+		if eboot.CheckTokenID(token) == nil {
+			return fsm.RevokeToken{Header: h, ID: token}
+		}
+		return fsm.RevokeToken{Header: h, Name: token}
+	})
 }
 
 // note has a deed of an operator entered into the replicated events that changes no state. Where that
@@ -74,7 +78,9 @@ func (a *Agent) note(ctx context.Context, by eboot.Actor, kind eboot.EventKind, 
 	if by.IsZero() {
 		return
 	}
-	_, err := a.writeNew(ctx, fsm.Note{Header: a.header(ctx, api.Write{RequestID: a.ownHeader().RequestID, By: by}), Kind: kind, Text: text})
+	_, err := a.write(ctx, api.Write{RequestID: a.ownHeader().RequestID, By: by}, func(h fsm.Header) fsm.Command {
+		return fsm.Note{Header: h, Kind: kind, Text: text}
+	})
 	if err != nil {
 		a.logger.Warn("a deed of an operator is not in the events", "by", by, "kind", kind, "deed", text, "error", err)
 	}

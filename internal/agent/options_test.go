@@ -69,6 +69,11 @@ func TestOptionsWaitForEveryServer(t *testing.T) {
 	know(servers[0], 1)
 	servers = append(servers, startSecond())
 	know(servers[1], 1)
+	// Before there is a leader who could take it for a new one.
+	testutil.Poll(t, patience, "the first server is to hear how old the second is", func() bool {
+		m, ok := servers[0].peers.member(servers[1].server)
+		return ok && m.StateVersion == 1
+	})
 	servers = append(servers, startThird())
 	for _, s := range servers {
 		testutil.Poll(t, 60*time.Second, "the server is to be a member and to know a leader", func() bool {

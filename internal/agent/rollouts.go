@@ -47,8 +47,9 @@ func (a *Agent) StartRollout(ctx context.Context, w api.Write, channel string, s
 	if err := a.checkRollout(channel); err != nil {
 		return api.RolloutResult{}, err
 	}
-	start := fsm.StartRollout{Header: a.header(ctx, w), ID: rolloutID(w), Channel: channel, Ref: s.Bundle, Spec: s.RolloutSpec}
-	return a.stepRollout(ctx, channel, start)
+	return a.stepRollout(ctx, w, channel, func(h fsm.Header) fsm.Command {
+		return fsm.StartRollout{Header: h, ID: rolloutID(w), Channel: channel, Ref: s.Bundle, Spec: s.RolloutSpec}
+	})
 }
 
 // checkRollout refuses what would begin and never come to anything: a mistyped channel would be
@@ -72,11 +73,13 @@ func rolloutID(w api.Write) string {
 
 // SteerRollout pauses, resumes, promotes, aborts or takes back a rollout.
 func (a *Agent) SteerRollout(ctx context.Context, w api.Write, channel string, s api.RolloutSteer) (api.RolloutResult, error) {
-	return a.stepRollout(ctx, channel, fsm.SteerRollout{Header: a.header(ctx, w), Channel: channel, ID: s.ID, Action: s.Action, Reason: s.Reason})
+	return a.stepRollout(ctx, w, channel, func(h fsm.Header) fsm.Command {
+		return fsm.SteerRollout{Header: h, Channel: channel, ID: s.ID, Action: s.Action, Reason: s.Reason}
+	})
 }
 
-func (a *Agent) stepRollout(ctx context.Context, channel string, command fsm.Command) (api.RolloutResult, error) {
-	result, err := a.writeNew(ctx, command)
+func (a *Agent) stepRollout(ctx context.Context, w api.Write, channel string, command func(fsm.Header) fsm.Command) (api.RolloutResult, error) {
+	result, err := a.write(ctx, w, command)
 	if err != nil {
 		return api.RolloutResult{}, err
 	}

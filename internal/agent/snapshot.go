@@ -55,7 +55,10 @@ func (a *Agent) RestoreHere(ctx context.Context, by eboot.Actor, r io.Reader, fo
 	if err := a.checkVersion("restore", restored.MinimumVersion()); err != nil {
 		return api.SnapshotInfo{}, err
 	}
-	header := a.header(ctx, api.Write{RequestID: a.ownHeader().RequestID, By: by}) // may need a write
+	header, err := a.header(ctx, api.Write{RequestID: a.ownHeader().RequestID, By: by}) // before writes are held: it may need one
+	if err != nil {
+		return api.SnapshotInfo{}, err
+	}
 	release, err := a.cluster.HoldWrites(ctx)
 	if err != nil {
 		return api.SnapshotInfo{}, err

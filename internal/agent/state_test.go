@@ -6,6 +6,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 
 	"github.com/hashicorp/go-hclog"
@@ -14,32 +15,79 @@ import (
 	"eboot/fsm"
 )
 
+// testLog makes states by commands.
+type testLog struct {
+	t       *testing.T
+	machine *fsm.Machine
+	index   uint64
+}
+
+func (l *testLog) header() fsm.Header { return fsm.Header{RequestID: fmt.Sprintf("r%d", l.index)} }
+
+func (l *testLog) apply(c fsm.Command) {
+	l.t.Helper()
+	entry, err := c.Encode()
+	if err != nil {
+		l.t.Fatal(err)
+	}
+	l.index++
+	if r := l.machine.Apply(l.index, entry).(*fsm.Result); r.Err != nil {
+		l.t.Fatal(r.Err)
+	}
+}
+
 // logOf is a state of cluster "one" after some changes of what slaves may boot, and some
 // that change nothing of that.
 func logOf(t *testing.T, generations, others int) *fsm.State {
 	t.Helper()
-	m, index := fsm.New(nil), uint64(0)
-	apply := func(c fsm.Command) {
-		entry, err := c.Encode()
-		if err != nil {
-			t.Fatal(err)
-		}
-		index++
-		if r := m.Apply(index, entry).(*fsm.Result); r.Err != nil {
-			t.Fatal(r.Err)
-		}
-	}
-	header := func() fsm.Header { return fsm.Header{RequestID: fmt.Sprintf("r%d", index)} }
-	apply(fsm.Init{Header: header(), ClusterID: "one"})
+	l := &testLog{t: t, machine: fsm.New(nil)}
+	l.apply(fsm.Init{Header: l.header(), ClusterID: "one"})
 	for i := range generations {
-		apply(fsm.AllowSlaves{Header: header(), Entries: []eboot.WhitelistEntry{{
+		l.apply(fsm.AllowSlaves{Header: l.header(), Entries: []eboot.WhitelistEntry{{
 			Prefix: netip.PrefixFrom(netip.AddrFrom4([4]byte{10, 0, 0, byte(i)}), 32), Channel: "stable",
 		}}})
 	}
 	for i := range others {
-		apply(fsm.SetDrained{Header: header(), Server: "other", Drained: i%2 == 0})
+		l.apply(fsm.SetDrained{Header: l.header(), Server: "other", Drained: i%2 == 0})
 	}
-	return m.State()
+	return l.machine.State()
+}
+
+// Who may publish opens no ports and fills no memory: what is published under the name of a
+// bundle that is being rolled out, for ERTS versions that the rollout does not move, waits.
+func TestPublishedBesideARollout(t *testing.T) {
+	l := &testLog{t: t, machine: fsm.New(nil)}
+	l.apply(fsm.RaiseVersion{Header: l.header(), Version: fsm.Version})
+	publish := func(erts string) {
+		content := []byte("app for " + erts)
+		l.apply(fsm.AddBundle{Header: l.header(), Bundle: eboot.Bundle{
+			Name: "app", Version: "2", ERTS: erts, Manifest: eboot.DigestOf(content), Times: eboot.DigestOf(content), BootScript: "releases/1/start.boot", Holders: []string{"one"},
+		}})
+	}
+	publish("14.0")
+	stage, err := eboot.ParseStage("100%")
+	if err != nil {
+		t.Fatal(err)
+	}
+	l.apply(fsm.StartRollout{Header: l.header(), ID: "one", Channel: "stable", Ref: app("2"), Spec: eboot.RolloutSpec{
+		Stages: []eboot.Stage{stage}, DeadlineMS: 60_000, MinHealthyMS: 30_000,
+	}})
+	for i := range 40 {
+		publish(fmt.Sprintf("1.%d", i))
+	}
+	for b := range channelBundles(l.machine.State()) {
+		if b.ERTS != "14.0" {
+			t.Errorf("%s for ERTS %s is served", b.Ref(), b.ERTS)
+		}
+	}
+	r, _ := l.machine.State().Rollout("stable")
+	for erts, want := range map[string]string{"1.0": "does not move slaves of ERTS 1.0", "14.0": "this slave boots it", "": "this slave boots it"} {
+		e := &explainer{out: eboot.Explanation{Slave: netip.MustParseAddr("10.0.0.1")}}
+		explainRollout(e, l.machine.State(), &r, &eboot.WhitelistEntry{Channel: "stable"}, erts)
+		if len(e.out.Steps) != 1 || !strings.Contains(e.out.Steps[0].Detail, want) {
+			t.Errorf("ERTS %q: %+v, want %q", erts, e.out.Steps, want)
+		}
+	}
 }
 
 // Whatever the machine is given while the server runs, and however long the log is that

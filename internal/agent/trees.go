@@ -242,7 +242,7 @@ func bootable(state *fsm.State) iter.Seq[eboot.Bundle] {
 		}
 		for _, r := range activeRollouts(state) {
 			for _, b := range state.BundlesOf(r.Target) {
-				if first(b) && !yield(b) {
+				if _, moves := state.RolloutBundle(&r, b.ERTS); moves && first(b) && !yield(b) {
 					return
 				}
 			}

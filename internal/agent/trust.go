@@ -188,7 +188,9 @@ func (a *Agent) checkTrust(ctx context.Context, command fsm.Command) error {
 
 // SignBundle adds signatures to a bundle.
 func (a *Agent) SignBundle(ctx context.Context, w api.Write, ref eboot.Ref, s api.BundleSignatures) (api.WriteResult, error) {
-	return a.writeNew(ctx, fsm.SignBundle{Header: a.header(ctx, w), Ref: ref, ERTS: s.ERTS, Manifest: s.Manifest, Signatures: s.Signatures})
+	return a.write(ctx, w, func(h fsm.Header) fsm.Command {
+		return fsm.SignBundle{Header: h, Ref: ref, ERTS: s.ERTS, Manifest: s.Manifest, Signatures: s.Signatures}
+	})
 }
 
 // Manifest returns the manifest of a bundle as it is on this disk.

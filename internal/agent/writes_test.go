@@ -119,6 +119,11 @@ func TestRepeatedWritesAnswerAlike(t *testing.T) {
 	if _, err := s.client.CreateToken(t.Context(), token); err != nil {
 		t.Fatal(err)
 	}
+	confusing := token
+	confusing.Name = token.ID
+	if _, err := s.client.CreateToken(t.Context(), confusing); !errors.Is(err, eboot.ErrInvalid) {
+		t.Errorf("a token with the name of an id: %v", err)
+	}
 	twice("DELETE", "/v1/tokens/ci", "4", "") // its name says nothing any more
 	if status, reply := s.call(t, "DELETE", "/v1/tokens/ci", "5", ""); status != http.StatusNotFound {
 		t.Errorf("revoke of what is gone: %d %s", status, reply)
