@@ -162,13 +162,14 @@ func asked(r *http.Request) string {
 
 // legible is text of a sender on one line, of bounded length.
 func legible(text string) string {
-	if len(text) <= maxShown && !strings.ContainsFunc(text, func(c rune) bool { return c <= ' ' || c > '~' || c == '"' }) {
-		return text
-	}
+	cut := ""
 	if len(text) > maxShown {
-		return strconv.QuoteToASCII(text[:maxShown]) + "…"
+		text, cut = text[:maxShown], "…"
 	}
-	return strconv.QuoteToASCII(text)
+	if cut != "" || strings.ContainsFunc(text, func(c rune) bool { return c <= ' ' || c > '~' || c == '"' }) {
+		text = strconv.QuoteToASCII(text)
+	}
+	return text + cut
 }
 
 // turnedAway counts and logs a request that was not let through, and hangs up: nobody

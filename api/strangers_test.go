@@ -104,6 +104,21 @@ func (k revoking) TokenOf(text string) (eboot.Token, error) {
 	return k.doorman.TokenOf(text)
 }
 
+// get asks with a token and returns the answer as it came.
+func get(t *testing.T, url, token string) *http.Response {
+	t.Helper()
+	r, err := http.NewRequestWithContext(t.Context(), "GET", url, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	r.Header.Set("Authorization", "Bearer "+token)
+	response, err := http.DefaultClient.Do(r)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return response
+}
+
 // Who listens with a token that is then revoked hears no more, in each form of a stream.
 func TestStreamsEndWithTheToken(t *testing.T) {
 	for _, contentType := range []string{typeNDJSON, typeSSE} {
@@ -115,15 +130,7 @@ func TestStreamsEndWithTheToken(t *testing.T) {
 			follow(w, r, contentType, 20*time.Millisecond, nil, coming, func(e eboot.Event) (id, kind string) { return e.ID, "" })
 			return nil
 		}}))
-		r, err := http.NewRequestWithContext(t.Context(), "GET", server.URL, nil)
-		if err != nil {
-			t.Fatal(err)
-		}
-		r.Header.Set("Authorization", "Bearer viewer")
-		response, err := http.DefaultClient.Do(r)
-		if err != nil {
-			t.Fatal(err)
-		}
+		response := get(t, server.URL, "viewer")
 		coming <- eboot.Event{ID: "r1"} // it is heard
 		revoked.Store(true)
 		ended := make(chan error, 1)
@@ -178,15 +185,7 @@ func TestTokenIsShownToTheNext(t *testing.T) {
 	if who, err := client.Whoami(t.Context()); err != nil || who.Role != eboot.RoleOperator {
 		t.Errorf("%+v, %v", who, err)
 	}
-	r, err := http.NewRequestWithContext(t.Context(), "GET", addresses[0]+"/v1/tokens", nil)
-	if err != nil {
-		t.Fatal(err)
-	}
-	r.Header.Set("Authorization", "Bearer operator")
-	response, err := http.DefaultClient.Do(r)
-	if err != nil {
-		t.Fatal(err)
-	}
+	response := get(t, addresses[0]+"/v1/tokens", "operator")
 	defer response.Body.Close()
 	if response.StatusCode != http.StatusServiceUnavailable || !response.Close {
 		t.Errorf("status %d, and the connection ends: %v", response.StatusCode, response.Close)

@@ -261,11 +261,8 @@ func (c *bootSession) begin(name []byte) (bootproto.Content, error) {
 // points to it.
 func rolloutOf(state *fsm.State, entry *eboot.WhitelistEntry, slave netip.Addr, b eboot.Bundle) string {
 	r, ok := state.Rollout(entry.Channel)
-	if !ok || r.Target != b.Ref() || r.Base[b.ERTS] == r.Target || !r.Moves(slave, entry.Labels) {
+	if !ok || r.Target != b.Ref() || !moves(state, &r, b.ERTS) || !r.Moves(slave, entry.Labels) {
 		return ""
-	}
-	if _, moves := state.RolloutBundle(&r, b.ERTS); !moves {
-		return "" // it runs the bundle for another reason
 	}
 	return r.ID
 }

@@ -6,6 +6,8 @@ import (
 	"crypto/x509"
 	"fmt"
 
+	"github.com/google/uuid"
+
 	"eboot"
 	"eboot/api"
 	"eboot/fsm"
@@ -78,7 +80,7 @@ func (a *Agent) note(ctx context.Context, by eboot.Actor, kind eboot.EventKind, 
 	if by.IsZero() {
 		return
 	}
-	_, err := a.write(ctx, api.Write{RequestID: a.ownHeader().RequestID, By: by}, func(h fsm.Header) fsm.Command {
+	_, err := a.write(ctx, api.Write{RequestID: uuid.NewString(), By: by}, func(h fsm.Header) fsm.Command {
 		return fsm.Note{Header: h, Kind: kind, Text: text}
 	})
 	if err != nil {

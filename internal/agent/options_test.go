@@ -90,19 +90,11 @@ func TestOptionsWaitForEveryServer(t *testing.T) {
 			t.Errorf("server %d: %v", i, err)
 		}
 	}
-	state := fsm.New(nil)
-	for i, c := range []fsm.Command{
-		fsm.RaiseVersion{Header: fsm.Header{RequestID: "raise"}, Version: fsm.Version},
-		fsm.ConfigureChannel{Header: fsm.Header{RequestID: "configure"}, Channel: "stable", Options: stock},
-	} {
-		entry, err := c.Encode()
-		if err != nil {
-			t.Fatal(err)
-		}
-		state.Apply(uint64(i+1), entry)
-	}
+	other := &testLog{t: t, machine: fsm.New(nil)}
+	other.apply(fsm.RaiseVersion{Header: other.header(), Version: fsm.Version})
+	other.apply(fsm.ConfigureChannel{Header: other.header(), Channel: "stable", Options: stock})
 	var backup bytes.Buffer
-	if _, err := state.State().WriteTo(&backup); err != nil {
+	if _, err := other.machine.State().WriteTo(&backup); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := servers[0].client.RestoreSnapshot(t.Context(), &backup, true); !errors.Is(err, eboot.ErrConflict) || !strings.Contains(err.Error(), "restore: the cluster is at version 1") {

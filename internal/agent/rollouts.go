@@ -157,6 +157,13 @@ func activeRollouts(state *fsm.State) []eboot.Rollout {
 	return slices.DeleteFunc(state.Rollouts(), func(r eboot.Rollout) bool { return r.Phase.Over() })
 }
 
+// moves reports whether a rollout gives slaves with an ERTS version another bundle than the one
+// that the channel pointed to before.
+func moves(state *fsm.State, r *eboot.Rollout, erts string) bool {
+	_, ok := state.RolloutBundle(r, erts)
+	return ok && r.Base[erts] != r.Target
+}
+
 // rolloutBoots are the boots of each rollout, by its id, and of each slave, oldest first.
 func (a *Agent) rolloutBoots(rollouts []eboot.Rollout) map[string][][]eboot.Boot {
 	ids := map[string]bool{}
@@ -185,9 +192,9 @@ func (d *rolloutDriver) observe(ctx context.Context, state *fsm.State, r *eboot.
 // first to select: of their boots because of this rollout, and of those that it restarts.
 func (d *rolloutDriver) tally(state *fsm.State, r *eboot.Rollout, boots [][]eboot.Boot, slaves []fleet.SlaveRecord, now time.Time) []eboot.StageTotals {
 	totals := make([]eboot.StageTotals, r.Stage+1)
-	moves := func(erts string) bool {
-		_, ok := state.RolloutBundle(r, erts)
-		return ok && r.Base[erts] != r.Target
+	moved := map[string]bool{}
+	for _, b := range state.BundlesOf(r.Target) {
+		moved[b.ERTS] = moves(state, r, b.ERTS)
 	}
 	stageOf := func(slave netip.Addr) *eboot.StageTotals {
 		entry, ok := state.Lookup(slave)
@@ -210,7 +217,7 @@ func (d *rolloutDriver) tally(state *fsm.State, r *eboot.Rollout, boots [][]eboo
 		}
 	}
 	for _, s := range slaves {
-		if !moves(s.ERTS) {
+		if !moved[s.ERTS] {
 			continue
 		}
 		total := stageOf(s.Slave)

@@ -7,6 +7,8 @@ import (
 	"io"
 	"time"
 
+	"github.com/google/uuid"
+
 	"eboot"
 	"eboot/api"
 	"eboot/fsm"
@@ -55,7 +57,7 @@ func (a *Agent) RestoreHere(ctx context.Context, by eboot.Actor, r io.Reader, fo
 	if err := a.checkVersion("restore", restored.MinimumVersion()); err != nil {
 		return api.SnapshotInfo{}, err
 	}
-	header, err := a.header(ctx, api.Write{RequestID: a.ownHeader().RequestID, By: by}) // before writes are held: it may need one
+	header, err := a.header(ctx, api.Write{RequestID: uuid.NewString(), By: by}) // before writes are held: it may need one
 	if err != nil {
 		return api.SnapshotInfo{}, err
 	}
